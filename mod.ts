@@ -1,0 +1,2 @@
+/** wgpt: train and serve GPT-class language models on WebGPU. */
+export {};

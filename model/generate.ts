@@ -1,0 +1,67 @@
+/** What generating means: sampling settings, the tokens that come out, and the engine interface. It knows no text and no HTTP. */
+
+/** How the next token is chosen. */
+export interface Sampling {
+  /** Tokens to generate at most. */
+  readonly maxTokens: number;
+  /** Divides the logits; 0 takes the most likely token. */
+  readonly temperature: number;
+  /** Nucleus: the smallest set of most likely tokens whose probability reaches it (Holtzman et al. 2019); 1 keeps all. */
+  readonly topP: number;
+  /** Keeps the k most likely tokens; 0 keeps all. */
+  readonly topK: number;
+  /** Keeps tokens at least this fraction as likely as the most likely one; 0 keeps all. */
+  readonly minP: number;
+  readonly seed: number;
+  /** Divides positive and multiplies negative logits of tokens seen in prompt or output (Keskar et al. 2019); 1 is off. */
+  readonly repetitionPenalty: number;
+  /** Subtracted once from logits of tokens already generated. */
+  readonly presencePenalty: number;
+  /** Subtracted for each time a token was generated. */
+  readonly frequencyPenalty: number;
+  /** Added to the logits of these tokens. */
+  readonly logitBias: ReadonlyMap<number, number>;
+  /** Tokens that end the generation; the token itself is yielded last. */
+  readonly stopTokens: readonly number[];
+  /** How many of the most likely alternatives to report with each token. */
+  readonly logprobs: number;
+}
+
+export const defaultSampling: Sampling = {
+  maxTokens: 16,
+  temperature: 1,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  seed: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: new Map(),
+  stopTokens: [],
+  logprobs: 0,
+};
+
+/** A token with its natural log-probability under the model (after bias and penalties, before temperature and truncation). */
+export interface TokenLogprob {
+  readonly token: number;
+  readonly logprob: number;
+  /** The most likely tokens, best first. */
+  readonly top: readonly { readonly token: number; readonly logprob: number }[];
+}
+
+/** One generated token; the last one of a generation says why it ended. */
+export interface Generated extends TokenLogprob {
+  readonly finish?: "stop" | "length";
+}
+
+/** Token ids in, token ids out. Knows nothing of text or HTTP. */
+export interface Engine extends AsyncDisposable {
+  /** Positions the model knows: prompt and generated tokens together. */
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  /** Yields tokens as they are chosen. Throws RangeError for an empty or too long prompt or an id out of range. */
+  generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Generated>;
+  /** Log-probability of each token given those before it; null for the first, which has none before it. */
+  score(tokens: Uint32Array, top: number): Promise<readonly (TokenLogprob | null)[]>;
+}
