@@ -156,7 +156,9 @@ export class Device implements Disposable {
     this.check();
     const bytes = Math.max(16, Math.ceil(size / 16) * 16);
     const limit = this.gpu.limits.maxBufferSize;
-    if (bytes > limit) throw new RangeError(`Cannot make buffer ${label} of ${bytes} bytes: ${this.name} allows ${limit}`);
+    if (bytes > limit) {
+      throw new RangeError(`Cannot make buffer ${label} of ${bytes} bytes: ${this.name} allows ${limit}`);
+    }
     usage ??= GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     const buffer = this.#allocate(label, bytes, () => this.gpu.createBuffer({ size: bytes, label, usage }));
     this.#buffers.set(buffer, bytes);
@@ -169,7 +171,11 @@ export class Device implements Disposable {
     const bytes = width * height * 16;
     const usage = GPUTextureUsage.STORAGE_BINDING | GPUTextureUsage.COPY_DST;
     const label = `${format} ${width}x${height}`;
-    const texture = this.#allocate(label, bytes, () => this.gpu.createTexture({ size: [width, height], format, usage }));
+    const texture = this.#allocate(
+      label,
+      bytes,
+      () => this.gpu.createTexture({ size: [width, height], format, usage }),
+    );
     this.#textures.set(texture, bytes);
     return texture;
   }
@@ -198,7 +204,11 @@ export class Device implements Disposable {
   }
 
   /** Compiles a shader's `main` once per text and layout. Throws an Error with the compiler's message. */
-  async pipeline(label: string, text: string, entries: readonly GPUBindGroupLayoutEntry[]): Promise<GPUComputePipeline> {
+  async pipeline(
+    label: string,
+    text: string,
+    entries: readonly GPUBindGroupLayoutEntry[],
+  ): Promise<GPUComputePipeline> {
     const code = text.includes("subgroup") ? this.#subgroups.directive + text : text;
     const key = JSON.stringify(entries) + code;
     const known = this.#pipelines.get(key);

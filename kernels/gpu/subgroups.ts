@@ -27,7 +27,11 @@ export async function probeSubgroups(device: GPUDevice, info: GPUAdapterInfo): P
   const size = info.subgroupMinSize;
   if (!(size >= 4) || size !== info.subgroupMaxSize) return NONE;
   for (const directive of ["", "enable subgroups;\n"]) {
-    const lanes = await run(device, directive + SHADER.replace("LANES", `${size * 2}`).replace("SIZE", `${size}`), size);
+    const lanes = await run(
+      device,
+      directive + SHADER.replace("LANES", `${size * 2}`).replace("SIZE", `${size}`),
+      size,
+    );
     if (lanes !== null) return isRight(lanes, size) ? { size, directive } : NONE;
   }
   return NONE;

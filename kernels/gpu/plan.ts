@@ -1,0 +1,255 @@
+/**
+ * Planning: which calls run, in which order, and which memory each value gets. Pure: it knows calls and sizes, no GPU.
+ *
+ * Values whose lifetimes don't overlap share a slot, largest first into the smallest slot that is free ("greedy by size
+ * for shared objects", Pisarchyk and Lee 2020). An output made in place takes its input's memory where nothing reads the
+ * old value later, else the old value is copied first.
+ */
+import {
+  type Binding,
+  byteLength,
+  type Call,
+  type Dispatch,
+  isLeaf,
+  isScratch,
+  type Scratch,
+  type Tensor,
+} from "./graph.ts";
+
+/** A call with the kernels chosen for it. */
+export interface Step {
+  readonly call: Call;
+  readonly dispatches: readonly Dispatch[];
+}
+
+/** Memory of a value: a leaf's own, or a slot of the program. */
+export type Place = { readonly leaf: Tensor } | { readonly slot: number };
+
+export interface Plan {
+  /** Bytes of each shared buffer. */
+  readonly slots: readonly number[];
+  /** Values to copy before a call runs in place on them. */
+  readonly copies: ReadonlyMap<Call, readonly { readonly from: Tensor; readonly to: Tensor }[]>;
+  place(tensor: Tensor | Scratch): Place;
+  /** Bytes all values would take apart from each other, and how many values there are. */
+  readonly unshared: { readonly bytes: number; readonly values: number };
+  toString(): string;
+}
+
+/** The variable a value lives in, through any chain of in-place writes; null for a value of the program's own. */
+export function variableOf(tensor: Tensor): Tensor | null {
+  const source = tensor.base.source;
+  if (isLeaf(source)) return source.kind === "variable" ? tensor.base : null;
+  const input = source.op.inPlace?.(source)[source.outputs.indexOf(tensor.base)];
+  return input === undefined ? null : variableOf(source.inputs[input]);
+}
+
+/**
+ * The calls that outputs and writes to variables need, in the order they were made; but an overwrite of a variable
+ * comes after every other reader of its old value.
+ *
+ * @throws Error where readers and an overwrite need each other.
+ */
+export function schedule(calls: readonly Call[], outputs: readonly Tensor[]): Call[] {
+  const live = liveCalls(calls, outputs);
+  const after = new Map<Call, Set<Call>>(live.map((call) => [call, new Set()]));
+  const readers = new Map<Tensor, Call[]>();
+  for (const call of live) {
+    for (const input of call.inputs) {
+      if (!isLeaf(input.base.source)) after.get(call)!.add(input.base.source);
+      readers.set(input.base, [...(readers.get(input.base) ?? []), call]);
+    }
+  }
+  for (const call of live) {
+    for (const old of overwritten(call)) {
+      for (const reader of readers.get(old.base) ?? []) if (reader !== call) after.get(call)!.add(reader);
+    }
+  }
+  return topological(live, after);
+}
+
+function liveCalls(calls: readonly Call[], outputs: readonly Tensor[]): Call[] {
+  const needed = new Set<Call>();
+  const visit = (call: Call) => {
+    if (needed.has(call)) return;
+    needed.add(call);
+    for (const input of call.inputs) if (!isLeaf(input.base.source)) visit(input.base.source);
+  };
+  for (const output of outputs) if (!isLeaf(output.base.source)) visit(output.base.source);
+  for (const call of calls) if (overwritten(call).length > 0) visit(call);
+  return calls.filter((call) => needed.has(call));
+}
+
+/** Variables' values that a call overwrites. */
+function overwritten(call: Call): Tensor[] {
+  const inputs = Object.values(call.op.inPlace?.(call) ?? {}).map((index) => call.inputs[index]);
+  return inputs.filter((input) => variableOf(input) !== null);
+}
+
+function topological(calls: readonly Call[], after: ReadonlyMap<Call, ReadonlySet<Call>>): Call[] {
+  const order: Call[] = [];
+  const state = new Map<Call, "open" | "done">();
+  const visit = (call: Call) => {
+    if (state.get(call) === "done") return;
+    if (state.get(call) === "open") {
+      throw new Error(`Cannot order ${call.op.name}: it overwrites a variable that a later value still reads`);
+    }
+    state.set(call, "open");
+    for (const earlier of [...after.get(call)!].sort((a, b) => a.id - b.id)) visit(earlier);
+    state.set(call, "done");
+    order.push(call);
+  };
+  for (const call of calls) visit(call);
+  return order;
+}
+
+/** Values that share memory because one was made in place of the other. */
+interface Group {
+  bytes: number;
+  from: number;
+  to: number;
+  slot: number;
+}
+
+export function plan(steps: readonly Step[], outputs: readonly Tensor[]): Plan {
+  const lastUse = lastUses(steps, outputs);
+  const groups = new Map<Tensor | Scratch, Group>();
+  const copies = new Map<Call, { from: Tensor; to: Tensor }[]>();
+  let values = 0;
+  let bytes = 0;
+  const open = (key: Tensor | Scratch, from: number, to: number) => {
+    groups.set(key, { bytes: byteLength(key), from, to, slot: -1 });
+    values++;
+    bytes += byteLength(key);
+  };
+  steps.forEach(({ call, dispatches }, now) => {
+    const inPlace = call.op.inPlace?.(call) ?? {};
+    call.outputs.forEach((output, index) => {
+      if (variableOf(output) !== null) return;
+      const to = lastUse.get(output) ?? now;
+      const input = inPlace[index] === undefined ? undefined : call.inputs[inPlace[index]].base;
+      const alone = call.inputs.filter((other) => other.base === input).length === 1;
+      const group = input && alone && lastUse.get(input) === now ? groups.get(input) : undefined;
+      if (group !== undefined) {
+        group.to = to;
+        groups.set(output, group);
+        return;
+      }
+      open(output, now, to);
+      if (input !== undefined) copies.set(call, [...(copies.get(call) ?? []), { from: input, to: output }]);
+    });
+    for (const scratch of scratches(dispatches)) open(scratch, now, now);
+  });
+  const slots = assignSlots([...new Set(groups.values())]);
+  return {
+    slots,
+    copies,
+    unshared: { bytes, values },
+    place(tensor) {
+      const group = groups.get(isScratch(tensor) ? tensor : tensor.base);
+      if (group !== undefined) return { slot: group.slot };
+      if (isScratch(tensor)) throw new Error("Cannot place a scratch tensor of another call");
+      return { leaf: variableOf(tensor) ?? tensor.base };
+    },
+    toString() {
+      const planned = slots.reduce((sum, size) => sum + size, 0);
+      return `${megabytes(bytes)} → ${megabytes(planned)}, ${values} values → ${slots.length} buffers`;
+    },
+  };
+}
+
+/** The index of the last step that reads each value; outputs live on. */
+function lastUses(steps: readonly Step[], outputs: readonly Tensor[]): Map<Tensor, number> {
+  const last = new Map<Tensor, number>();
+  steps.forEach(({ call }, now) => call.inputs.forEach((input) => last.set(input.base, now)));
+  for (const output of outputs) last.set(output.base, Infinity);
+  return last;
+}
+
+function scratches(dispatches: readonly Dispatch[]): Set<Scratch> {
+  return new Set(dispatches.flatMap(({ bindings }) => bindings.map((binding) => binding.tensor).filter(isScratch)));
+}
+
+function assignSlots(groups: readonly Group[]): number[] {
+  const slots: { bytes: number; taken: Group[] }[] = [];
+  for (const group of [...groups].sort((a, b) => b.bytes - a.bytes || a.from - b.from)) {
+    const free = slots
+      .map((slot, index) => ({ slot, index }))
+      .filter(({ slot }) => slot.taken.every((other) => other.to < group.from || group.to < other.from))
+      .sort((a, b) => a.slot.bytes - b.slot.bytes)[0];
+    group.slot = free?.index ?? slots.push({ bytes: group.bytes, taken: [] }) - 1;
+    slots[group.slot].taken.push(group);
+  }
+  return slots.map((slot) => slot.bytes);
+}
+
+/** A texture a dispatch reads, and the copy that fills it where it doesn't hold the value yet. */
+export interface TextureUse {
+  readonly texture: number;
+  readonly copy: boolean;
+}
+
+/** What decides a texture's shape: programs share textures of one shape among their dispatches. */
+export interface TextureShape {
+  readonly format: "rgba32float" | "rgba32uint";
+  readonly width: number;
+  readonly height: number;
+}
+
+/** What a program does to memory, as far as textures of it are concerned. */
+export type Event = Dispatch | { readonly copied: Tensor };
+
+/** Texel size of the texture a binding asks for. */
+export function textureShape(binding: Binding): TextureShape | null {
+  const view = binding.as;
+  if (view === undefined || view === "buffer") return null;
+  const [row, endRow] = view.rows ?? [0, byteLength(binding.tensor) / 4 / view.rowLength];
+  const [column, endColumn] = view.columns ?? [0, view.rowLength];
+  return { format: view.texture, width: (endColumn - column) / 4, height: endRow - row };
+}
+
+/**
+ * Assigns textures to the texture bindings of dispatches in their order. A texture that already holds the same part of
+ * the same version of a value is read again without a copy.
+ */
+export function planTextures(
+  events: readonly Event[],
+  memoryOf: (tensor: Tensor | Scratch) => unknown,
+): { textures: TextureShape[]; uses: Map<Binding, TextureUse> } {
+  const textures: (TextureShape & { holds: string; usedAt: number })[] = [];
+  const uses = new Map<Binding, TextureUse>();
+  const versions = new Map<unknown, { id: number; version: number }>();
+  const versionOf = (tensor: Tensor | Scratch) => {
+    const memory = memoryOf(tensor);
+    if (!versions.has(memory)) versions.set(memory, { id: versions.size, version: 0 });
+    return versions.get(memory)!;
+  };
+  events.forEach((event, now) => {
+    if ("copied" in event) {
+      versionOf(event.copied).version++;
+      return;
+    }
+    for (const binding of event.bindings) {
+      const shape = textureShape(binding);
+      if (shape === null) continue;
+      const { id, version } = versionOf(binding.tensor);
+      const holds = JSON.stringify([id, version, binding.as, binding.rows]);
+      const alike = textures.map((texture, index) => ({ texture, index })).filter(({ texture }) =>
+        texture.format === shape.format && texture.width === shape.width && texture.height === shape.height
+      );
+      const same = alike.find(({ texture }) => texture.holds === holds);
+      const free = alike.filter(({ texture }) => texture.usedAt < now).sort((a, b) =>
+        a.texture.usedAt - b.texture.usedAt
+      );
+      const index = same?.index ?? free[0]?.index ?? textures.push({ ...shape, holds, usedAt: now }) - 1;
+      Object.assign(textures[index], { holds, usedAt: now });
+      uses.set(binding, { texture: index, copy: same === undefined });
+    }
+    for (const { tensor, access } of event.bindings) if (access === "read_write") versionOf(tensor).version++;
+  });
+  return { textures, uses };
+}
+
+export function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB`;
+}
