@@ -254,6 +254,11 @@ export class Program implements Disposable {
     return this.commands.filter((command) => command.kind === "dispatch").length;
   }
 
+  /** Names of the inputs a run sets. */
+  get inputs(): readonly string[] {
+    return [...this.memory.inputs.keys()];
+  }
+
   /** Bytes of the program's own buffers and textures; the store's variables are not counted. */
   get bytes(): number {
     return this.memory.bytes;

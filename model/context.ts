@@ -1,0 +1,105 @@
+/**
+ * What differs between training, evaluation, prefill and decoding, so that a model is written once: where tokens come
+ * from, how rows attend, and whether anything is dropped. It knows no architecture.
+ */
+import { attention } from "../kernels/attention.ts";
+import { pagedAttention, writeKeyValue } from "../kernels/paged_attention.ts";
+import { dropout } from "../kernels/pointwise.ts";
+import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
+import type { Scope } from "./scope.ts";
+
+export interface AttendOptions {
+  /** Multiplies the scores: 1/√D. */
+  readonly scale: number;
+  /** Rate at which probabilities are dropped in training. */
+  readonly dropout?: number;
+}
+
+export interface Context {
+  readonly tokens: Tensor; // (N) u32
+  readonly positions: Tensor; // (N) u32
+  /** Causal attention of each row to its own document. q (N, H, D); k, v (N, KVH, D) → (N, H, D). */
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor;
+  /** x itself, but in training, where elements are dropped at `rate` and the others scaled by 1/(1 - rate). */
+  dropout(x: Tensor, rate: number): Tensor;
+  /** Runs a block of layers; its values may be recomputed in the backward pass instead of being kept. */
+  block<T>(body: () => T): T;
+}
+
+/** A model as a function of its parameters and a context. */
+export interface Architecture {
+  readonly config: Readonly<Record<string, unknown>>;
+  hidden(p: Scope, context: Context): Tensor; // (N, C)
+  unembed(p: Scope): Tensor; // (V, C)
+}
+
+export interface DenseOptions {
+  /** Drop as the architecture asks: training only. The graph then has the input `counter`. */
+  readonly dropout?: boolean;
+  readonly recompute?: "none" | "block";
+}
+
+/**
+ * Whole documents in one batch of rows, for training and evaluation. Graph inputs: `tokens`, `positions` and `starts`
+ * (N) u32, the row where each row's document starts; with dropout `counter` (4) u32: seed, update, the first row's index
+ * within the whole update, 0. Masks depend on these numbers alone, not on microbatch or rank.
+ */
+export function denseContext(graph: Graph, rows: number, options: DenseOptions = {}): Context {
+  const starts = graph.input("starts", [rows], "u32");
+  let site = 0;
+  const counter = options.dropout ? graph.input("counter", [4], "u32") : null;
+  return {
+    tokens: graph.input("tokens", [rows], "u32"),
+    positions: graph.input("positions", [rows], "u32"),
+    attend(_layer, q, k, v, { scale, dropout: rate = 0 }) {
+      const dropped = counter === null || rate === 0 ? undefined : { rate, site: site++, counter };
+      return attention(q, k, v, starts, { scale, dropout: dropped });
+    },
+    dropout: (x, rate) => counter === null || rate === 0 ? x : dropout(x, rate, site++, counter),
+    block: (body) => options.recompute === "block" ? graph.region(body) : body(),
+  };
+}
+
+export interface PagedOptions {
+  /** Rows of one step: prefill chunks and decodes together. */
+  readonly rows: number;
+  /** Sequences a step may hold. */
+  readonly sequences: number;
+  /** Blocks of the cache, and the positions of each. */
+  readonly blocks: number;
+  readonly blockSize: number;
+  /** Blocks a sequence may have. */
+  readonly blocksPerSequence: number;
+}
+
+/** Variables of the cache: the keys and the values of one layer, (blocks · block size, KVH, D). */
+export function cacheNames(layer: number): { readonly keys: string; readonly values: string } {
+  return { keys: `keys.${layer}`, values: `values.${layer}` };
+}
+
+/**
+ * Rows of many sequences with keys and values in blocks of a cache, for serving. Graph inputs: `tokens` and `positions`
+ * (N) u32; `slots` (N) u32, where each row's key and value go (0xffffffff: nowhere); `sequences` (N) u32, the row of
+ * `block_table` (S, B) u32 that lists its sequence's blocks.
+ */
+export function pagedContext(graph: Graph, options: PagedOptions): Context {
+  const { rows, blocks, blockSize } = options;
+  const positions = graph.input("positions", [rows], "u32");
+  const slots = graph.input("slots", [rows], "u32");
+  const sequences = graph.input("sequences", [rows], "u32");
+  const table = graph.input("block_table", [options.sequences, options.blocksPerSequence], "u32");
+  return {
+    tokens: graph.input("tokens", [rows], "u32"),
+    positions,
+    attend(layer, q, k, v, { scale }) {
+      const [, heads, size] = k.shape;
+      const names = cacheNames(layer);
+      const cache = (name: string) => graph.variable(name, [blocks * blockSize, heads, size]);
+      const keys = writeKeyValue(cache(names.keys), k, slots);
+      const values = writeKeyValue(cache(names.values), v, slots);
+      return pagedAttention(q, keys, values, table, sequences, positions, { scale, blockSize });
+    },
+    dropout: (x) => x,
+    block: (body) => body(),
+  };
+}

@@ -1,0 +1,279 @@
+/**
+ * A model on a device: parameters in a store, and the programs that turn tokens into logits, losses and gradients. It
+ * knows no optimizer, no server and no text.
+ */
+import type { Device } from "../kernels/gpu/device.ts";
+import { Graph } from "../kernels/gpu/graph.ts";
+import { compile, type Program } from "../kernels/gpu/program.ts";
+import { createStore, type Entry, type Store } from "../kernels/gpu/store.ts";
+import { matmul } from "../kernels/matmul.ts";
+import { normals } from "../kernels/random.ts";
+import { readFolder, writeFolder } from "./checkpoint.ts";
+import { type Architecture, denseContext } from "./context.ts";
+import { UserError } from "./errors.ts";
+import { gpt2, PREFIX } from "./gpt2.ts";
+import type { Gpt2Config } from "./gpt2_config.ts";
+import { objective, parametersOf } from "./objective.ts";
+import { createScope, type Parameter } from "./scope.ts";
+import { findTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+export interface LoadOptions {
+  /** Format of the weights in memory. */
+  readonly dtype?: "f32";
+}
+
+/** Bytes of logits computed at a time. */
+const LOGITS_BYTES = 32 << 20;
+
+/** Programs kept for batches of other sizes. */
+const PROGRAMS = 4;
+
+/**
+ * Loads a Hugging Face GPT-2 folder.
+ *
+ * @throws UserError that names the file and the fault.
+ * @example
+ * ```ts ignore
+ * using device = await openDevice();
+ * using model = await loadModel(device, "runs/tiny-001/checkpoints/step-000400");
+ * ```
+ */
+export async function loadModel(device: Device, folder: string, options: LoadOptions = {}): Promise<Model> {
+  if (options.dtype !== undefined && options.dtype !== "f32") {
+    throw new UserError(`Cannot load ${folder} as ${options.dtype}: weights are kept as f32`, 2);
+  }
+  await using files = await readFolder(folder);
+  const model = new Model(device, files.config, { bare: files.prefix === "", tokenizer: await findTokenizer(folder) });
+  try {
+    for (const { name } of model.declared) model.store.write(name, await files.readF32(name));
+    return model;
+  } catch (error) {
+    model[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** A new model with random weights: the same seed gives the same bits. */
+export function createModel(
+  device: Device,
+  config: Gpt2Config,
+  options: { readonly seed: number; readonly tokenizer?: Tokenizer },
+): Model {
+  const model = new Model(device, config, { tokenizer: options.tokenizer });
+  model.declared.forEach((parameter, stream) => {
+    model.store.write(parameter.name, initial(parameter, options.seed, stream));
+  });
+  return model;
+}
+
+function initial({ shape, init }: Parameter, seed: number, stream: number): Float32Array {
+  const elements = shape.reduce((product, size) => product * size, 1);
+  if ("value" in init) return new Float32Array(elements).fill(init.value);
+  return normals(seed, stream, elements).map((value) => value * init.std);
+}
+
+export class Model implements Disposable {
+  readonly architecture: Architecture;
+  readonly store: Store;
+  /** Parameters in the order the model uses them. */
+  readonly declared: readonly Parameter[];
+  readonly tokenizer: Tokenizer | undefined;
+  readonly #bare: boolean;
+  readonly #programs = new Map<string, Program>();
+
+  constructor(
+    readonly device: Device,
+    readonly config: Gpt2Config,
+    options: { readonly bare?: boolean; readonly tokenizer?: Tokenizer },
+  ) {
+    this.architecture = gpt2(config);
+    this.tokenizer = options.tokenizer;
+    this.#bare = options.bare ?? false;
+    const graph = new Graph();
+    this.declared = parametersOf(this.architecture, graph, denseContext(graph, 1));
+    this.store = createStore(device);
+    this.store.allocate("parameter", this.entries(""));
+  }
+
+  /** Entries of a kind of variables that stand beside the parameters: gradients or moments. */
+  entries(prefix: string): Entry[] {
+    return this.declared.map(({ name, padded, decay }) => ({
+      name: prefix + name,
+      shape: padded,
+      dtype: "f32",
+      decay,
+    }));
+  }
+
+  /** A parameter's key in checkpoints of this model. */
+  key(name: string): string {
+    return this.#bare ? name.slice(PREFIX.length + 1) : name;
+  }
+
+  /**
+   * Logits of rows of tokens, each row one document at positions 0…T-1.
+   *
+   * @param tokens (B, T) ids.
+   * @returns (B, T, V) f32.
+   * @throws RangeError for rows of unequal length, a T past the context or an id ≥ V.
+   */
+  async logits(tokens: readonly (readonly number[])[]): Promise<Float32Array> {
+    const inputs = this.#rows(tokens);
+    const rows = inputs.tokens.length;
+    const { n_embd: C, vocab_size: V } = this.config;
+    const body = await this.#program(`hidden ${rows}`, (graph) => {
+      const hidden = this.architecture.hidden(createScope(graph), denseContext(graph, rows));
+      return { hidden };
+    });
+    body.run(inputs);
+    const hidden = new Float32Array((await body.read("hidden"))[0]);
+    const chunk = Math.max(1, Math.min(rows, Math.floor(LOGITS_BYTES / (4 * V))));
+    const head = await this.#program(`head ${chunk}`, (graph) => {
+      const table = this.architecture.unembed(createScope(graph));
+      return { logits: matmul(graph.input("hidden", [chunk, C]), table, { transposeB: true }) };
+    });
+    const result = new Float32Array(rows * V);
+    const part = new Float32Array(chunk * C);
+    for (let from = 0; from < rows; from += chunk) {
+      const taken = Math.min(chunk, rows - from);
+      part.fill(0).set(hidden.subarray(from * C, (from + taken) * C));
+      head.run({ hidden: part });
+      const padded = new Float32Array((await head.read("logits"))[0]);
+      const width = padded.length / chunk;
+      for (let row = 0; row < taken; row++) {
+        result.set(padded.subarray(row * width, row * width + V), (from + row) * V);
+      }
+    }
+    return result;
+  }
+
+  /**
+   * Mean cross-entropy over targets other than -100, and its gradients, without dropout.
+   *
+   * @param tokens (B, T) ids, each row one document.
+   * @param targets (B, T) ids or -100.
+   * @returns gradients by the checkpoint's keys, in its layouts.
+   */
+  async lossAndGradients(
+    tokens: readonly (readonly number[])[],
+    targets: readonly (readonly number[])[],
+  ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+    const inputs = this.batch(tokens, targets);
+    const rows = inputs.tokens.length;
+    const program = await this.#program(`gradients ${rows}`, (graph) => {
+      const { loss, gradients } = objective(
+        graph,
+        this.architecture,
+        denseContext(graph, rows),
+        this.config.vocab_size,
+      );
+      return { loss, ...Object.fromEntries(this.declared.map(({ name }, i) => [name, gradients[i]])) };
+    });
+    const { validTargets, ...arrays } = inputs;
+    program.run({ ...arrays, scale: new Float32Array([1 / Math.max(1, validTargets)]) });
+    const [loss, ...gradients] = await program.read("loss", ...this.declared.map(({ name }) => name));
+    const named = this.declared.map((parameter, i): [string, Float32Array] => [
+      this.key(parameter.name),
+      unpadded(parameter, gradients[i]),
+    ]);
+    return { loss: new Float32Array(loss)[0], gradients: new Map(named) };
+  }
+
+  /** All parameters by the checkpoint's keys, unpadded. */
+  async parameters(): Promise<Map<string, Float32Array>> {
+    const result = new Map<string, Float32Array>();
+    for (const parameter of this.declared) result.set(this.key(parameter.name), await this.read(parameter));
+    return result;
+  }
+
+  /** One parameter, or with `prefix` its gradient or moment, unpadded. */
+  async read(parameter: Parameter, prefix = ""): Promise<Float32Array> {
+    return unpadded(parameter, await this.store.read(prefix + parameter.name));
+  }
+
+  /** Writes a Hugging Face folder, whole or not at all. */
+  async save(folder: string): Promise<void> {
+    await writeFolder(folder, {
+      config: this.config,
+      tensors: this.declared.map((parameter) => ({
+        name: this.key(parameter.name),
+        shape: parameter.shape,
+        read: () => this.read(parameter),
+      })),
+      tokenizer: this.tokenizer,
+    });
+  }
+
+  /** Rows and their targets as a batch that `Step` takes too. */
+  batch(tokens: readonly (readonly number[])[], targets: readonly (readonly number[])[]): DenseBatch {
+    const inputs = this.#rows(tokens);
+    if (targets.length !== tokens.length || targets.some((row, i) => row.length !== tokens[i].length)) {
+      throw new RangeError(
+        `Cannot use targets of another shape than the tokens' (${tokens.length}, ${tokens[0].length})`,
+      );
+    }
+    const flat = Int32Array.from(targets.flat());
+    flat.forEach((id) => id === -100 || this.#checkId(id));
+    return { ...inputs, targets: flat, validTargets: flat.reduce((sum, id) => sum + (id === -100 ? 0 : 1), 0) };
+  }
+
+  #rows(tokens: readonly (readonly number[])[]): { tokens: Uint32Array; positions: Uint32Array; starts: Uint32Array } {
+    const length = tokens[0]?.length ?? 0;
+    if (length === 0) throw new RangeError("Cannot run the model on no tokens: give at least one row of one id");
+    if (length > this.config.n_positions) {
+      throw new RangeError(`Cannot run the model on ${length} tokens: its context is ${this.config.n_positions}`);
+    }
+    if (tokens.some((row) => row.length !== length)) {
+      throw new RangeError(`Cannot batch rows of unequal length: the first has ${length} tokens`);
+    }
+    const flat = tokens.flat();
+    flat.forEach((id) => this.#checkId(id));
+    return {
+      tokens: Uint32Array.from(flat),
+      positions: Uint32Array.from(flat, (_, row) => row % length),
+      starts: Uint32Array.from(flat, (_, row) => row - row % length),
+    };
+  }
+
+  #checkId(id: number): void {
+    if (!Number.isInteger(id) || id < 0 || id >= this.config.vocab_size) {
+      throw new RangeError(`Cannot use token id ${id}: the vocabulary has ${this.config.vocab_size}`);
+    }
+  }
+
+  async #program(
+    key: string,
+    build: (graph: Graph) => Record<string, import("../kernels/gpu/graph.ts").Tensor>,
+  ): Promise<Program> {
+    const known = this.#programs.get(key);
+    if (known !== undefined) return known;
+    if (this.#programs.size >= PROGRAMS) {
+      const [oldest, program] = [...this.#programs][0];
+      program[Symbol.dispose]();
+      this.#programs.delete(oldest);
+    }
+    const graph = new Graph();
+    const program = await compile(this.device, graph, build(graph), this.store);
+    this.#programs.set(key, program);
+    return program;
+  }
+
+  [Symbol.dispose](): void {
+    for (const program of this.#programs.values()) program[Symbol.dispose]();
+    this.#programs.clear();
+    this.store[Symbol.dispose]();
+  }
+}
+
+/** Flat rows of whole documents with their targets. */
+export interface DenseBatch {
+  readonly tokens: Uint32Array;
+  readonly targets: Int32Array;
+  readonly positions: Uint32Array;
+  readonly starts: Uint32Array;
+  readonly validTargets: number;
+}
+
+function unpadded({ shape }: Parameter, buffer: ArrayBuffer): Float32Array {
+  return new Float32Array(buffer, 0, shape.reduce((product, size) => product * size, 1));
+}

@@ -1,0 +1,181 @@
+/**
+ * One training step on one device, as three programs made from one model: microstep (forward, backward, gradients added),
+ * update (norm, clip, AdamW) and evaluate. It knows no data, no schedule and no files.
+ */
+import { adamw, type AdamWOptions, zero } from "../kernels/adamw.ts";
+import { Graph } from "../kernels/gpu/graph.ts";
+import { accumulate } from "../kernels/gpu/primitives.ts";
+import { compile, type Program } from "../kernels/gpu/program.ts";
+import { megabytes } from "../kernels/gpu/plan.ts";
+import { scale } from "../kernels/pointwise.ts";
+import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
+import { denseContext } from "../model/context.ts";
+import type { DenseBatch, Model } from "../model/model.ts";
+import { evaluation, objective } from "../model/objective.ts";
+
+/** Decoupled weight decay (Loshchilov and Hutter 2019); decay goes to tensors of two and more dimensions. */
+export interface OptimizerOptions extends AdamWOptions {
+  /** Largest norm of all gradients together; larger ones are scaled down. 0 clips nothing. */
+  readonly clip: number;
+}
+
+export interface StepOptions {
+  /** Rows of a microbatch. */
+  readonly rows: number;
+  readonly optimizer: OptimizerOptions;
+  /** Drop as the model's configuration asks. */
+  readonly dropout: boolean;
+  readonly recompute?: "none" | "block";
+}
+
+/** Where a microbatch stands, so that dropout depends on nothing else. */
+export interface Place {
+  readonly seed: number;
+  /** Number of the update, counted from 1. */
+  readonly update: number;
+  /** Index of the microbatch's first row within the whole update. */
+  readonly firstRow: number;
+}
+
+/** Kinds of variables that a checkpoint keeps, by the prefix of their names. */
+export const kinds = { parameter: "", expAvg: "exp_avg/", expAvgSq: "exp_avg_sq/" } as const;
+export type Kind = keyof typeof kinds;
+
+const GRADIENT = "gradient/";
+/** Sum of the losses of the microsteps since the last update. */
+const LOSS = "loss";
+
+/** A norm that no finite gradient passes. */
+const UNCLIPPED = 3e38;
+
+/** Compiles the programs of a step and allocates gradients and moments beside the model's parameters. */
+export async function compileStep(model: Model, options: StepOptions): Promise<Step> {
+  const { store } = model;
+  store.allocate("gradient", model.entries(GRADIENT));
+  store.allocate("exp_avg", model.entries(kinds.expAvg));
+  store.allocate("exp_avg_sq", model.entries(kinds.expAvgSq));
+  store.allocate("loss", [{ name: LOSS, shape: [1], dtype: "f32" }]);
+  const step = new Step(model, options, await compileUpdate(model, options.optimizer));
+  await step.prepare(options.rows);
+  return step;
+}
+
+function compileMicrostep(model: Model, rows: number, { dropout, recompute }: StepOptions): Promise<Program> {
+  const graph = new Graph();
+  const context = denseContext(graph, rows, { dropout, recompute });
+  const { loss } = objective(graph, model.architecture, context, model.config.vocab_size, ({ name, padded }) => {
+    return graph.variable(GRADIENT + name, padded);
+  });
+  accumulate(graph.variable(LOSS, [1]), loss);
+  return compile(model.device, graph, {}, model.store);
+}
+
+function compileUpdate(model: Model, { clip, ...options }: OptimizerOptions): Promise<Program> {
+  const graph = new Graph();
+  const flat = (kind: string) =>
+    model.store.ranges(kind).map((range) => ({ ...range, tensor: graph.variable(range.name, [range.elements]) }));
+  const gradients = flat("gradient");
+  const [expAvg, expAvgSq] = [flat("exp_avg"), flat("exp_avg_sq")];
+  const hyper = graph.input("hyper", [4]);
+  const clipped = clipCoefficient(sumOfSquares(gradients.map(({ tensor }) => tensor)), clip || UNCLIPPED);
+  flat("parameter").forEach(({ tensor, decay }, i) => {
+    const weightDecay = decay ? options.weightDecay : 0;
+    adamw(tensor, gradients[i].tensor, expAvg[i].tensor, expAvgSq[i].tensor, hyper, clipped, {
+      ...options,
+      weightDecay,
+    });
+  });
+  const loss = graph.variable(LOSS, [1]);
+  const outputs = { loss: scale(loss, 1), clip: clipped };
+  for (const { tensor } of gradients) zero(tensor);
+  zero(loss);
+  return compile(model.device, graph, outputs, model.store);
+}
+
+export class Step implements Disposable {
+  readonly #microsteps = new Map<number, Program>();
+  #evaluate: Program | null = null;
+
+  constructor(readonly model: Model, readonly options: StepOptions, private readonly updater: Program) {}
+
+  /** Makes microbatches of another number of rows ready. */
+  async prepare(rows: number): Promise<void> {
+    if (!this.#microsteps.has(rows)) this.#microsteps.set(rows, await compileMicrostep(this.model, rows, this.options));
+  }
+
+  #microstep(rows: number): Program {
+    const program = this.#microsteps.get(rows);
+    if (program === undefined) throw new RangeError(`Cannot run a microbatch of ${rows} rows: it wasn't prepared`);
+    return program;
+  }
+
+  /** Forward and backward; gradients are added. `scale` is 1 / the valid targets of the whole update. Doesn't wait. */
+  microstep({ tokens, targets, positions, starts }: DenseBatch, options: Place & { readonly scale: number }): void {
+    const program = this.#microstep(tokens.length);
+    const { seed, update, firstRow, scale } = options;
+    const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
+    const drops = program.inputs.includes("counter");
+    program.run(drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs);
+  }
+
+  /** Clips, applies AdamW and clears the gradients; skipped where a gradient isn't finite. Doesn't wait. */
+  update(options: { readonly learningRate: number; readonly update: number }): void {
+    const { beta1, beta2 } = this.options.optimizer;
+    const { learningRate, update } = options;
+    const hyper = [learningRate, 1 - beta1 ** update, Math.sqrt(1 - beta2 ** update), 0];
+    this.updater.run({ hyper: new Float32Array(hyper) });
+  }
+
+  /** Loss and gradient norm (before clipping) of the last update. Waits for the GPU. */
+  async report(): Promise<{ loss: number; gradNorm: number }> {
+    const [loss, clip] = (await this.updater.read("loss", "clip")).map((buffer) => new Float32Array(buffer));
+    return { loss: loss[0], gradNorm: clip[1] };
+  }
+
+  /** Sum of the losses over the valid targets, without dropout, and their number. */
+  async evaluate(batch: DenseBatch): Promise<{ loss: number; targets: number }> {
+    this.#evaluate ??= await this.#compileEvaluate();
+    const { tokens, targets, positions, starts, validTargets } = batch;
+    this.#evaluate.run({ tokens, targets, positions, starts, scale: new Float32Array([1]) });
+    const [loss] = await this.#evaluate.read("loss");
+    return { loss: new Float32Array(loss)[0], targets: validTargets };
+  }
+
+  #compileEvaluate(): Promise<Program> {
+    const graph = new Graph();
+    const context = denseContext(graph, this.options.rows);
+    const { loss } = evaluation(graph, this.model.architecture, context, this.model.config.vocab_size);
+    return compile(this.model.device, graph, { loss }, this.model.store);
+  }
+
+  /** Every parameter or moment by its checkpoint key, read one at a time. */
+  tensors(kind: Kind): { name: string; shape: readonly number[]; read: () => Promise<Float32Array> }[] {
+    return this.model.declared.map((parameter) => ({
+      name: this.model.key(parameter.name),
+      shape: parameter.shape,
+      read: () => this.model.read(parameter, kinds[kind]),
+    }));
+  }
+
+  /** Sets a parameter or moment by its checkpoint key. */
+  load(kind: Kind, name: string, data: Float32Array): void {
+    const parameter = this.model.declared.find((parameter) => this.model.key(parameter.name) === name);
+    if (parameter === undefined) throw new RangeError(`Cannot load ${name}: the model has no such parameter`);
+    this.model.store.write(kinds[kind] + parameter.name, data);
+  }
+
+  /** What the step holds and launches. */
+  describe(): string {
+    const parameters = this.model.declared.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    return `${(parameters / 1e6).toFixed(2)} M parameters; a microstep has ${
+      this.#microstep(this.options.rows).dispatches
+    } dispatches, ` +
+      `an update ${this.updater.dispatches}; ${megabytes(this.model.device.bytes)} on ${this.model.device.name}`;
+  }
+
+  [Symbol.dispose](): void {
+    this.#evaluate?.[Symbol.dispose]();
+    for (const program of this.#microsteps.values()) program[Symbol.dispose]();
+    this.updater[Symbol.dispose]();
+  }
+}
