@@ -1,6 +1,6 @@
 /** GPT-2's configuration: read from Hugging Face's config.json with every field checked, and written back. It knows no tensors. */
 
-import { UserError } from "./errors.ts";
+import { Fields } from "./json_fields.ts";
 
 /** Shapes, constants and rates of a GPT-2 model, under the names Hugging Face gives them. */
 export interface Gpt2Config {
@@ -145,80 +145,4 @@ export function parseGpt2Config(json: unknown, file: string): Gpt2Config {
 /** Content of a config.json that transformers loads. */
 export function formatGpt2Config(config: Gpt2Config): Record<string, unknown> {
   return { ...config, n_ctx: config.n_positions, torch_dtype: "float32", use_cache: true };
-}
-
-/** Typed reading of a JSON object's fields. Every refusal names the file and the field. */
-class Fields {
-  readonly #values: Readonly<Record<string, unknown>>;
-
-  constructor(json: unknown, readonly file: string) {
-    if (typeof json !== "object" || json === null || Array.isArray(json)) {
-      throw new UserError(`Cannot use ${file}: it holds no JSON object`);
-    }
-    this.#values = json as Record<string, unknown>;
-  }
-
-  refuse(name: string, reason: string): never {
-    throw new UserError(`Cannot use ${this.file}: ${name}: ${reason}`);
-  }
-
-  /** Null counts as absent, as in Hugging Face's files. */
-  has(name: string): boolean {
-    return Object.hasOwn(this.#values, name) && this.#values[name] !== null;
-  }
-
-  #get(name: string): unknown {
-    return this.has(name) ? this.#values[name] : this.refuse(name, "the field is missing");
-  }
-
-  #wrong(name: string, wanted: string): never {
-    return this.refuse(name, `found ${JSON.stringify(this.#values[name])}, wanted ${wanted}`);
-  }
-
-  size(name: string, most = 2 ** 31 - 1): number {
-    const value = this.#get(name);
-    if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1 || value > most) {
-      this.#wrong(name, `an integer from 1 to ${most}`);
-    }
-    return value;
-  }
-
-  /** A token id: an integer from 0, possibly past the vocabulary (as in some published files), or none. */
-  token(name: string, fallback: number | null): number | null {
-    if (!Object.hasOwn(this.#values, name)) return fallback;
-    if (!this.has(name)) return null;
-    const value = this.#get(name);
-    if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) this.#wrong(name, "a token id");
-    return value;
-  }
-
-  /** A number from `least` up to but without `limit`. */
-  number(name: string, fallback: number, least: number, limit: number): number {
-    if (!this.has(name)) return fallback;
-    const value = this.#get(name);
-    if (typeof value !== "number" || !(value >= least && value < limit)) {
-      this.#wrong(name, limit === Infinity ? `a number from ${least}` : `a number from ${least} to below ${limit}`);
-    }
-    return value;
-  }
-
-  boolean(name: string, fallback: boolean): boolean {
-    if (!this.has(name)) return fallback;
-    const value = this.#get(name);
-    return typeof value === "boolean" ? value : this.#wrong(name, "true or false");
-  }
-
-  strings(name: string, fallback: readonly string[]): readonly string[] {
-    if (!this.has(name)) return fallback;
-    const value = this.#get(name);
-    if (!Array.isArray(value) || value.some((entry) => typeof entry !== "string")) this.#wrong(name, "a list of names");
-    return value as string[];
-  }
-
-  oneOf<const T extends string>(name: string, choices: readonly T[], fallback?: T): T {
-    if (fallback !== undefined && !this.has(name)) return fallback;
-    const value = this.#get(name);
-    const found = choices.find((choice) => choice === value);
-    return found ?? this.#wrong(name, choices.map((choice) => JSON.stringify(choice)).join(" or "));
-  }
 }
