@@ -1,0 +1,179 @@
+import assert from "node:assert/strict";
+import {
+  byteLength,
+  type Call,
+  type Capabilities,
+  type Dispatch,
+  Graph,
+  type Tensor,
+} from "../../kernels/gpu/graph.ts";
+import { columnSum } from "../../kernels/column_sum.ts";
+import { matmul, type MatmulOptions } from "../../kernels/matmul.ts";
+import { checkOp, randomF32 } from "../harness.ts";
+import { columnSum as columnSumReference, matmul as reference } from "../reference/matmul.ts";
+
+/** Values in (-1, 1) summed k times, each sum rounded by at most 2^-24 of a partial sum that stays well below k. */
+function allowance(k: number) {
+  return { atol: k * 2 ** -24, rtol: k * 2 ** -24 };
+}
+
+interface Case extends MatmulOptions {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly withBias?: boolean;
+  readonly samples?: number;
+  /** Replaces the op's call by the same under other capabilities. */
+  readonly change?: (device: Capabilities) => Capabilities;
+}
+
+function check({ withBias, change, samples = 4, ...sizes }: Case): Promise<number> {
+  const { m, n, k, transposeA, transposeB } = sizes;
+  return checkOp({
+    ...allowance(Math.max(k, m, n)),
+    samples,
+    inputs: [
+      { shape: transposeA ? [k, m] : [m, k], data: randomF32(m * k, 1) },
+      { shape: transposeB ? [n, k] : [k, n], data: randomF32(k * n, 2) },
+      ...(withBias ? [{ shape: [n], data: randomF32(n, 3) }] : []),
+    ],
+    build(_, [a, b, bias]) {
+      const product = matmul(a, b, { transposeA, transposeB, bias });
+      return change === undefined ? product : under(product, change);
+    },
+    reference: ([a, b, bias]) => reference(a, b, sizes, bias),
+  });
+}
+
+/** The same call, offered the kernels of an adapter with other capabilities. */
+function under({ source, graph }: Tensor, change: (device: Capabilities) => Capabilities): Tensor {
+  const { op, inputs, attrs } = source as Call;
+  return graph.apply({ ...op, kernels: (call, device) => op.kernels(call, change(device)) }, inputs, attrs)[0];
+}
+
+/** An adapter that binds `bytes` and makes textures of `texels` squared. */
+function small(bytes: number, texels: number): (device: Capabilities) => Capabilities {
+  return (device) => ({
+    ...device,
+    limits: {
+      maxBufferSize: 2 ** 31,
+      minStorageBufferOffsetAlignment: 256,
+      maxComputeWorkgroupStorageSize: 16384,
+      maxComputeInvocationsPerWorkgroup: 256,
+      maxComputeWorkgroupSizeX: 256,
+      maxComputeWorkgroupsPerDimension: 65535,
+      maxStorageBuffersPerShaderStage: 8,
+      maxStorageBufferBindingSize: bytes,
+      maxTextureDimension2D: texels,
+    },
+  });
+}
+
+const forms = { nn: {}, nt: { transposeB: true }, tn: { transposeA: true } };
+for (const [name, form] of Object.entries(forms)) {
+  const tn = name === "tn";
+  Deno.test(`matmul ${name}: every candidate, past tile sizes, ragged in rows`, async () => {
+    const candidates = await check({ ...form, m: tn ? 128 : 70, n: 128, k: tn ? 71 : 64, withBias: true });
+    assert.ok(candidates >= 5, `only ${candidates} candidates`);
+  });
+  Deno.test(`matmul ${name}: sizes that are no multiple of 4`, async () => {
+    await check({ ...form, m: 67, n: 9, k: 35, withBias: true });
+  });
+  Deno.test(`matmul ${name}: multiples of 4 that no texture row takes`, async () => {
+    await check({ ...form, m: 36, n: 76, k: 20 });
+  });
+  Deno.test(`matmul ${name}: operands cut where they pass a binding or a texture`, async () => {
+    const sizes = { nn: { m: 70, n: 64, k: 128 }, nt: { m: 70, n: 132, k: 64 }, tn: { m: 128, n: 64, k: 70 } }[name]!;
+    await check({ ...form, ...sizes, withBias: true, samples: 1, change: small(64 * 132 * 4, 64) });
+  });
+  Deno.test(`matmul ${name}: the kernels for GPUs`, async () => {
+    await check({ ...form, m: 68, n: 68, k: 40, samples: 2, change: (device) => ({ ...device, cpu: false }) });
+  });
+}
+
+for (const m of [1, 3, 8]) {
+  for (const [name, form] of Object.entries({ nn: forms.nn, nt: forms.nt })) {
+    Deno.test(`matmul ${name}: ${m} rows`, async () => {
+      await check({ ...form, m, n: 196, k: 320, withBias: true, samples: 2 });
+    });
+  }
+}
+
+Deno.test("matmul nn and tn: wide operands copied to textures by ranges of columns", async () => {
+  await check({ m: 9, n: 832, k: 64, withBias: true, samples: 1 });
+  await check({ ...forms.tn, m: 1088, n: 64, k: 3, samples: 1 });
+});
+
+Deno.test("matmul adds into a running sum in its memory", async () => {
+  await checkOp({
+    ...allowance(64),
+    samples: 4,
+    inputs: [[20, 64], [64, 64], [20, 64]].map((shape, i) => ({ shape, data: randomF32(shape[0] * shape[1], i) })),
+    build: (_, [a, b, into]) => matmul(a, b, { into }),
+    reference: ([a, b, into]) => reference(a, b, { m: 20, n: 64, k: 64 }).map((value, i) => value + into[i]),
+  });
+});
+
+Deno.test("matmul refuses what doesn't fit", () => {
+  const graph = new Graph();
+  const [a, b, bias] = [graph.input("a", [8, 6]), graph.input("b", [16, 6]), graph.input("bias", [6])];
+  assert.throws(() => matmul(a, b), {
+    name: "RangeError",
+    message: "Cannot multiply (8, 6) by (16, 6): inner sizes are 6 and 16",
+  });
+  assert.throws(() => matmul(a, b, { transposeA: true, transposeB: true }), /both transposed: transpose one at most/);
+  assert.throws(() => matmul(a, b, { transposeB: true, bias }), /with bias \(6\): it must be \(16\)/);
+  assert.throws(() => matmul(a, b, { transposeB: true, into: a }), /into \(8, 6\): it must be \(8, 16\)/);
+  assert.throws(() => matmul(a, graph.input("ids", [6, 2], "u32")), /one is u32, all must be f32/);
+  assert.throws(() => matmul(a, bias), /both must be matrices/);
+});
+
+Deno.test("no dispatch of a large product passes a limit", () => {
+  const device = small(128 << 20, 16384)({ cpu: true, subgroupSize: 8, f16: false } as Capabilities);
+  const graph = new Graph();
+  const [hidden, wte] = [graph.input("hidden", [512, 768]), graph.input("wte", [50304, 768])];
+  const logits = graph.input("logits", [512, 50304]);
+  const products = [
+    matmul(hidden, wte, { transposeB: true }),
+    matmul(logits, wte),
+    matmul(logits, hidden, { transposeA: true, into: wte }),
+  ];
+  for (const { source } of products) {
+    const call = source as Call;
+    for (const dispatches of call.op.kernels(call, device)) {
+      dispatches.forEach((dispatch) => assertBound(dispatch, device));
+    }
+  }
+});
+
+function assertBound({ label, bindings, workgroups }: Dispatch, { limits }: Capabilities): void {
+  assert.ok(workgroups.every((size) => size <= limits.maxComputeWorkgroupsPerDimension), label);
+  for (const { tensor, rows = [0, tensor.shape[0]], as } of bindings) {
+    const rowBytes = byteLength(tensor) / tensor.shape[0];
+    if (as === undefined || as === "buffer") {
+      assert.ok((rows[1] - rows[0]) * rowBytes <= limits.maxStorageBufferBindingSize, label);
+      assert.equal(rows[0] * rowBytes % limits.minStorageBufferOffsetAlignment, 0, label);
+      continue;
+    }
+    const [from, to] = as.columns ?? [0, as.rowLength];
+    const [first, last] = as.rows!;
+    assert.ok(last - first <= limits.maxTextureDimension2D && (to - from) / 4 <= limits.maxTextureDimension2D, label);
+    assert.equal(as.rowLength % 64 + from % 4 + to % 4, 0, label);
+  }
+}
+
+for (const [rows, columns] of [[300, 72], [5, 33], [129, 7]]) {
+  Deno.test(`column sum of (${rows}, ${columns}), returned and added`, async () => {
+    const data = randomF32(rows * columns, 4);
+    const ones = randomF32(columns, 5);
+    await checkOp({
+      ...allowance(rows),
+      inputs: [{ shape: [rows, columns], data, grad: false }, { shape: [columns], data: ones, grad: false }],
+      build: (_, [x, into]) => [columnSum(x), columnSum(x, into)],
+      reference([x, into]) {
+        const sums = columnSumReference(x, columns);
+        return [sums, sums.map((value, i) => value + into[i])];
+      },
+    });
+  });
+}
