@@ -1,0 +1,105 @@
+/** From a path to a model that answers: finds the folder, reads its tokenizer and stop tokens, opens the engine in a Worker. */
+import { basename, join, resolve } from "node:path";
+import { UserError } from "../model/errors.ts";
+import { explainIo, standingFolder } from "../model/files.ts";
+import { defaultSampling } from "../model/generate.ts";
+import { Fields, readJson } from "../model/json_fields.ts";
+import { loadTokenizer } from "../model/tokenizer.ts";
+import type { ServedModel } from "./completions.ts";
+import { openRemoteEngine } from "./remote_engine.ts";
+
+/** A model folder and what requests call it. */
+export interface ModelPath {
+  readonly folder: string;
+  readonly name: string;
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return await Deno.stat(path).then((info) => info.isDirectory, () => false);
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return await Deno.stat(path).then((info) => info.isFile, () => false);
+}
+
+/** The folder that a run's `checkpoints/latest` names; undefined for a folder that is no run. */
+async function latestCheckpoint(run: string): Promise<string | undefined> {
+  const file = join(run, "checkpoints", "latest");
+  if (!await isFile(file)) return undefined;
+  const name = await Deno.readTextFile(file).catch((error) => {
+    throw explainIo("read", file, error);
+  });
+  return join(run, "checkpoints", name.trim());
+}
+
+/** Resolves DIR or NAME=DIR. A training run's folder stands for its latest checkpoint, under the run's name. */
+export async function findModel(model: string): Promise<ModelPath> {
+  const named = /^([^=]+)=(.+)$/s.exec(model);
+  const [, name, path] = named && !await isFolder(model) ? named : [undefined, undefined, model];
+  const folder = resolve(path);
+  const standing = await standingFolder(await latestCheckpoint(folder) ?? folder);
+  if (!await isFolder(standing)) throw new UserError(`Give a model folder: ${path} is none`);
+  return { folder: standing, name: name ?? basename(folder) };
+}
+
+/** The training run under `root` that wrote a checkpoint last. */
+export async function newestRun(root = "runs"): Promise<ModelPath> {
+  let newest: { folder: string; time: number } | undefined;
+  const entries = await isFolder(root) ? Deno.readDir(root) : [];
+  for await (const { name } of entries) {
+    const folder = join(root, name);
+    const time = await Deno.stat(join(folder, "checkpoints", "latest")).then(
+      (info) => +(info.mtime ?? 0),
+      () => undefined,
+    );
+    if (time !== undefined && (!newest || time > newest.time)) newest = { folder, time };
+  }
+  if (!newest) {
+    throw new UserError(`Train a model first (deno task train) or give one with --model: ${root} holds no checkpoint`);
+  }
+  return await findModel(newest.folder);
+}
+
+/** End-of-text ids: generation_config.json's, else config.json's, else none. Throws UserError for a file it can't use. */
+async function readStopTokens(folder: string): Promise<readonly number[]> {
+  for (const name of ["generation_config.json", "config.json"]) {
+    const file = join(folder, name);
+    if (!await isFile(file)) continue;
+    const ids = new Fields(await readJson(file), file).tokens("eos_token_id");
+    if (ids.length > 0) return ids;
+  }
+  return [];
+}
+
+/**
+ * Opens a model folder for serving, its engine in a Worker of its own, and tries it with one token.
+ * Throws UserError for a folder that can't be read or a model whose numbers aren't finite.
+ */
+export async function openModel(model: string | ModelPath, name?: string): Promise<ServedModel & AsyncDisposable> {
+  const path = typeof model === "string" ? await findModel(model) : model;
+  const tokenizer = await loadTokenizer(path.folder);
+  const named = await readStopTokens(path.folder);
+  const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
+  const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
+  const engine = await openRemoteEngine(worker, path.folder);
+  try {
+    for await (
+      const { logprob } of engine.generate(Uint32Array.of(0), { ...defaultSampling, maxTokens: 1, temperature: 0 })
+    ) {
+      if (!Number.isFinite(logprob)) {
+        throw new UserError(`Give another model: ${path.folder} computes numbers that aren't finite`);
+      }
+    }
+  } catch (error) {
+    await engine[Symbol.asyncDispose]();
+    throw error;
+  }
+  return {
+    name: name ?? path.name,
+    engine,
+    tokenizer,
+    stopTokens: stopTokens.filter((id) => id < engine.vocabSize),
+    healthy: engine.healthy,
+    [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
+  };
+}
