@@ -1,0 +1,135 @@
+/**
+ * What all attention kernels share: their bindings, the constants a shader opens with, and the dropout mask's text. It
+ * knows no way of computing attention.
+ */
+import { f32 } from "./gpu/wgsl.ts";
+const PHILOX = `
+fn mulhi(a: u32, b: u32) -> u32 {
+  let al = a & 0xffffu; let ah = a >> 16u; let bl = b & 0xffffu; let bh = b >> 16u;
+  let t = ah * bl + ((al * bl) >> 16u);
+  let w = al * bh + (t & 0xffffu);
+  return ah * bh + (t >> 16u) + (w >> 16u);
+}
+fn philox(counter: vec4u, key: vec2u) -> vec4u {
+  var c = counter; var k = key;
+  for (var i = 0u; i < 10u; i++) {
+    c = vec4u(mulhi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, 0xCD9E8D57u * c.z, mulhi(0xD2511F53u, c.x) ^ c.w ^ k.y, 0xD2511F53u * c.x);
+    k += vec2u(0x9E3779B9u, 0xBB67AE85u);
+  }
+  return c;
+}`;
+
+/** What an attention shader is specialised by. */
+export interface AttentionShape {
+  readonly heads: number;
+  readonly keyHeads: number;
+  /** Elements of a head; a multiple of 4. */
+  readonly width: number;
+  readonly scale: number;
+  readonly dropout: { readonly rate: number; readonly site: number } | null;
+}
+
+/** One shader and its grid for a number of rows. */
+export interface AttentionKernel {
+  readonly wgsl: string;
+  readonly workgroups: (rows: number) => readonly [number, number, number];
+}
+
+/**
+ * Forward and backward in one manner. Bindings, in order:
+ * forward: q, k, v, starts, [counter], o, lse;
+ * queries (gradient of q): q, k, v, dy, statistics, [counter], dq;
+ * keys (gradients of k and v): q, k, v, dy, statistics, [counter], dk, dv.
+ */
+export interface AttentionVariant {
+  readonly name: string;
+  readonly textures: boolean;
+  readonly forward: AttentionKernel;
+  readonly queries: AttentionKernel;
+  readonly keys: AttentionKernel;
+}
+
+export type Pass = "forward" | "queries" | "keys";
+
+const READS: Readonly<Record<Pass, readonly string[]>> = {
+  forward: ["q", "k", "v", "starts"],
+  queries: ["q", "k", "v", "dy", "statistics"],
+  keys: ["q", "k", "v", "dy", "statistics"],
+};
+const WRITES: Readonly<Record<Pass, readonly string[]>> = {
+  forward: ["o", "lse"],
+  queries: ["dq"],
+  keys: ["dk", "dv"],
+};
+
+const ELEMENTS: Readonly<Record<string, string>> = { starts: "u32", statistics: "vec4u", lse: "f32" };
+const OPERANDS: readonly string[] = ["q", "k", "v", "dy"];
+
+export function range(size: number): number[] {
+  return Array.from({ length: size }, (_, index) => index);
+}
+
+/**
+ * Declarations of a pass. `q_at(vector, row)` and its like read operand vectors: rows are those of the operand, VECTORS
+ * of them a head. `statistics` holds a vec4u a row and head: lse and delta as bits, the row's start, 0.
+ */
+export function declarations(shape: AttentionShape, pass: Pass, textures: boolean): string {
+  const { heads, keyHeads, width, scale, dropout } = shape;
+  const reads = [...READS[pass], ...(dropout ? ["counter"] : [])];
+  const bindings = [...reads, ...WRITES[pass]].map((name, index) => {
+    const prefix = `@group(0) @binding(${index}) var`;
+    if (textures && OPERANDS.includes(name)) return `${prefix} ${name}: texture_storage_2d<rgba32float, read>;`;
+    const access = index < reads.length ? "read" : "read_write";
+    if (name === "counter") return `${prefix}<storage, read> counter: array<u32>;`;
+    return `${prefix}<storage, ${access}> ${name}: array<${ELEMENTS[name] ?? "vec4f"}>;`;
+  });
+  const accessors = READS[pass].filter((name) => OPERANDS.includes(name)).map((name) => {
+    const stride = (name === "k" || name === "v" ? keyHeads : heads) * width / 4;
+    const value = textures ? `textureLoad(${name}, vec2u(vector, row))` : `${name}[row * ${stride}u + vector]`;
+    return `fn ${name}_at(vector: u32, row: u32) -> vec4f { return ${value}; }`;
+  });
+  return `struct Uniforms { rows: u32 }
+${bindings.join("\n")}
+@group(0) @binding(${bindings.length}) var<uniform> u: Uniforms;
+const HEADS = ${heads}u;
+const KEY_HEADS = ${keyHeads}u;
+const GROUP = ${heads / keyHeads}u;
+const VECTORS = ${width / 4}u;
+const SCALE = ${f32(scale)};
+const SCALE_LOG2 = ${f32(scale * Math.LOG2E)};
+const MASKED = -1e30;
+${accessors.join("\n")}
+${dropout ? dropoutText(dropout) : ""}`;
+}
+
+/**
+ * `kept4(row, key, head)`: bit e tells whether the probability of key + e survives for a row; rows and keys count within
+ * the call. The generator's counter is (row, key / 4, head, site), both counted within the update, its key
+ * (seed, update); word key % 4 decides. So masks depend on neither rank nor microbatch.
+ */
+function dropoutText({ rate, site }: { rate: number; site: number }): string {
+  return `${PHILOX}
+const KEEP_SCALE = ${f32(1 / (1 - rate))};
+fn kept_block(row: u32, block: u32, head: u32) -> u32 {
+  let words = philox(vec4u(counter[2] + row, block, head, ${site}u), vec2u(counter[0], counter[1]));
+  let kept = select(vec4u(), vec4u(1u, 2u, 4u, 8u), words >= vec4u(${dropThreshold(rate)}u));
+  return kept.x | kept.y | kept.z | kept.w;
+}
+fn kept4(row: u32, key: u32, head: u32) -> u32 {
+  let column = counter[2] + key;
+  let shift = column & 3u;
+  var bits = 0u;
+  for (var part = 0u; part * 4u < shift + 4u; part++) {
+    bits |= kept_block(row, column / 4u + part, head) << (part * 4u);
+  }
+  return (bits >> shift) & 15u;
+}
+fn keep_factor(row: u32, key: u32, head: u32) -> f32 {
+  return select(0.0, KEEP_SCALE, (kept_block(row, (counter[2] + key) / 4u, head) & (1u << ((counter[2] + key) & 3u))) != 0u);
+}`;
+}
+
+/** A word below this drops its element. */
+export function dropThreshold(rate: number): number {
+  return Math.min(0xffff_ffff, Math.round(rate * 2 ** 32));
+}
