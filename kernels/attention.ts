@@ -5,7 +5,7 @@
  * Forward by online softmax, backward by recomputation from the log-sum-exp (Dao et al. 2022); what lies outside of a
  * row's range is skipped, so cost grows with the sum of squared document lengths.
  */
-import { type AttentionKernel, type AttentionShape, type AttentionVariant, type Pass } from "./attention_shared.ts";
+import type { AttentionKernel, AttentionShape, AttentionVariant, Pass } from "./attention_shared.ts";
 import { laneVariant } from "./attention_lanes.ts";
 import { plainVariant } from "./attention_plain.ts";
 import { registerVariant } from "./attention_registers.ts";
