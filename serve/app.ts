@@ -93,6 +93,9 @@ const completionsRoute = createRoute({
   },
 });
 
+/** Which method a path takes. */
+const methods = { "/v1/completions": "POST", "/v1/models": "GET", "/v1/models/:id{.+}": "GET", "/health": "GET" };
+
 function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: number): OpenAPIHono {
   const app = new OpenAPIHono({
     defaultHook: async (result, c) => {
@@ -123,6 +126,7 @@ function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: nu
   app.openapi(healthRoute, (c) => (checkHealth(), c.json({ status: "ok" as const }, 200)));
   app.openapi(modelsRoute, (c) => c.json({ object: "list" as const, data: [info] }, 200));
   app.openapi(modelRoute, (c) => (checkName(c.req.valid("param").id, null), c.json(info, 200)));
+  app.get("/v1/models/:id{.+}", (c) => (checkName(c.req.param("id"), null), c.json(info, 200))); // a name with slashes
   app.openapi(completionsRoute, async (c) => {
     const request = c.req.valid("json");
     checkName(request.model, "model");
@@ -133,12 +137,7 @@ function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: nu
     return request.stream ? sendEvents(c, job, signal) : c.json(await answer(job, signal, checkHealth), 200);
   });
   app.doc31("/openapi.json", { openapi: "3.1.0", info: { title: "wgpt", version: "1" } });
-  for (
-    const [path, allow] of [["/v1/completions", "POST"], ["/v1/models", "GET"], ["/v1/models/:id", "GET"], [
-      "/health",
-      "GET",
-    ]]
-  ) {
+  for (const [path, allow] of Object.entries(methods)) {
     app.all(path, (c) => {
       c.header("Allow", allow);
       throw new RequestError(405, `Use ${allow} for ${c.req.path}, not ${c.req.method}`);

@@ -77,7 +77,11 @@ export function prepare(model: ServedModel, request: CompletionRequest): Job {
 }
 
 function outOfRange(token: number, model: ServedModel, param: string): RequestError {
-  return new RequestError(400, `Use token ids from 0 to ${model.engine.vocabSize - 1}: ${token} is none`, param);
+  return new RequestError(
+    400,
+    `Use token ids from 0 to ${model.engine.vocabSize - 1} in ${param}: ${token} is none`,
+    param,
+  );
 }
 
 function toPrompt(model: ServedModel, request: CompletionRequest, input: string | number[]): Prompt {

@@ -71,6 +71,7 @@ const prompt = z.custom<PromptInput>(
   if (typeof value === "string") return [value];
   return typeof value[0] === "number" ? [value as number[]] : value as string[] | number[][];
 }).openapi({
+  type: ["string", "array", "null"],
   anyOf: [
     { type: "string" },
     { type: "array", items: { type: "integer" }, minItems: 1 },
@@ -88,6 +89,7 @@ const stop = z.custom<string | string[]>(
     (Array.isArray(value) && value.length >= 1 && value.length <= 4 && value.every(isStop)),
   { error: "a text or a list of 1 to 4 texts, none empty" },
 ).nullish().transform((value) => (value == null ? [] : [value].flat()).map((text) => text.toWellFormed())).openapi({
+  type: ["string", "array", "null"],
   anyOf: [
     { type: "string", minLength: 1 },
     { type: "array", items: { type: "string", minLength: 1 }, minItems: 1, maxItems: 4 },
