@@ -1,0 +1,192 @@
+/**
+ * One flat record of everything a run can be told. The table below is the only list of settings: flags, config files, help
+ * and checks all come from it. It knows no data and no model.
+ */
+import {
+  checkObject,
+  choice,
+  flag,
+  helpText,
+  integer,
+  number,
+  parseFlags,
+  text,
+  type Values,
+} from "../model/arguments.ts";
+import { UserError } from "../model/errors.ts";
+import { readJson } from "../model/json_fields.ts";
+import { presetNames, presets } from "./presets.ts";
+
+const rate = { min: 0, max: 0.999 };
+const atLeastOne = { min: 1 };
+
+export const fields = {
+  preset: choice(presetNames, "tiny", "settings to start from"),
+  data: text("", "a folder made by `deno task prepare`; without it the embedded corpus is prepared and used"),
+  out: text("", "the run's folder; without it the next free one under runs/"),
+  resume: flag("go on from the newest checkpoint of --out, or of the newest run"),
+  initFrom: text("", "start from the weights of this Hugging Face GPT-2 folder, with a fresh optimizer"),
+  seed: integer(1, "decides initial weights, the order of the data, dropout and samples", { min: 0, max: 2 ** 32 - 1 }),
+
+  tokenizer: text("", "tokenizer of the embedded corpus: gpt2, bytes or a folder; without it one is trained"),
+  vocabularySize: integer(4096, "tokens of the tokenizer that is trained", { min: 257, max: 1_000_000 }),
+  context: integer(128, "tokens the model looks back on; rows have this length", atLeastOne),
+  documents: choice(["separate", "joined"], "separate", "whether attention and positions restart at each document"),
+
+  nLayer: integer(4, "blocks", atLeastOne),
+  nHead: integer(4, "attention heads; they divide the width", atLeastOne),
+  nEmbd: integer(128, "width", atLeastOne),
+  dropout: number(0, "rate of embedding, residual and attention dropout", rate),
+
+  microBatch: integer(8, "rows computed at once", atLeastOne),
+  batchTokens: integer(0, "tokens an update, summed over microbatches; 0 takes one microbatch"),
+  steps: integer(0, "updates; 0 counts epochs instead"),
+  epochs: number(1, "passes over the training data, where steps is 0"),
+
+  learningRate: number(1e-3, "peak learning rate"),
+  minLearningRate: number(0, "what the learning rate falls to"),
+  warmup: integer(0, "updates in which the learning rate rises"),
+  schedule: choice(["cosine", "linear", "constant"], "cosine", "how the learning rate falls after the warm-up"),
+  beta1: number(0.9, "AdamW: memory of the mean gradient", rate),
+  beta2: number(0.99, "AdamW: memory of the mean squared gradient", { min: 0, max: 0.999999 }),
+  eps: number(1e-8, "AdamW: added to the divisor", { min: Number.MIN_VALUE }),
+  weightDecay: number(0.1, "AdamW: decay of matrices, by the learning rate; vectors have none"),
+  clip: number(1, "largest gradient norm; larger ones are scaled down; 0 clips nothing"),
+  recompute: choice(["none", "block"], "none", "recompute blocks in the backward pass: less memory, more time"),
+
+  logEvery: integer(1, "updates between two readings of the loss", atLeastOne),
+  evalEvery: integer(50, "updates between two measurements of the held-out loss; 0 only at checkpoints"),
+  evalBatches: integer(8, "microbatches of held-out rows to measure; 0 takes all"),
+  sampleEvery: integer(100, "updates between two samples; 0 only at the end"),
+  samplePrompt: text("", "what samples go on from; without it the start of a document"),
+  sampleTokens: integer(64, "tokens of a sample"),
+  checkpointEvery: integer(100, "updates between two checkpoints; 0 only at the end"),
+  keepCheckpoints: integer(2, "newest checkpoints kept, besides the one with the best held-out loss", atLeastOne),
+};
+
+export type Config = Values<typeof fields>;
+export type FieldName = keyof Config;
+
+/** Settings that a resumed run may change: they don't touch what is learned, or, as the length, are the reason to go on. */
+export const changeable: readonly FieldName[] = [
+  "preset",
+  "data",
+  "out",
+  "resume",
+  "steps",
+  "epochs",
+  "logEvery",
+  "evalEvery",
+  "evalBatches",
+  "sampleEvery",
+  "samplePrompt",
+  "sampleTokens",
+  "checkpointEvery",
+  "keepCheckpoints",
+];
+
+/** Two settings for one thing: a layer that sets one unsets what an earlier layer said of the other. */
+const ALTERNATIVES = ["steps", "epochs"] as const;
+
+const USAGE = `Trains a GPT-2. With no flags: a small one, on State of the Union addresses, in minutes.
+
+  deno task train [--config FILE] [--preset NAME] [--data DIR] [--out RUN] [--resume] [--any-field value]
+
+Flags count more than the config file (JSON, the same names in camelCase), the file more than the preset.`;
+
+export interface Settings {
+  readonly config: Config;
+  /** Only what the preset, the config file or flags said. */
+  readonly given: Partial<Config>;
+  /** Of these, what the user wrote: without the preset. */
+  readonly written: Partial<Config>;
+}
+
+/**
+ * Reads the command line. `base` stands in the place of the defaults: a resumed run's own settings.
+ *
+ * @returns help where it was asked for.
+ * @throws UserError with exit code 2 for anything unknown or malformed.
+ */
+export async function readSettings(args: readonly string[]): Promise<Settings | { readonly help: string }> {
+  const configFile = { config: text("", "a JSON file with any of the settings below") };
+  const { values, help } = parseFlags({ ...configFile, ...fields }, args);
+  if (help) return { help: helpText(USAGE, { ...configFile, ...fields }) };
+  const { config: file, ...flags } = values as Partial<Config> & { config?: string };
+  const fromFile = file === undefined ? {} : checkObject(fields, await readJson(file), file);
+  refuseBoth(flags);
+  const written = layered(fromFile, flags);
+  const preset = presets[written.preset ?? fields.preset.default];
+  const given = written.preset === undefined ? written : layered(preset, written);
+  return { config: complete(layered(preset, written)), given, written };
+}
+
+/** A resumed run's settings: its own, changed where that is allowed. @throws UserError naming every field that differs. */
+export function resumedConfig(saved: Config, given: Partial<Config>): Config {
+  const fixed = (Object.keys(given) as FieldName[]).filter((name) => !changeable.includes(name));
+  const differing = fixed.filter((name) => given[name] !== saved[name]);
+  if (differing.length > 0) {
+    const list = differing.map((name) => `${name} was ${show(saved[name])}, now ${show(given[name])}`).join("; ");
+    throw new UserError(
+      `Cannot resume with other settings: ${list}; drop them, or start a new run without --resume`,
+      2,
+    );
+  }
+  return complete(layered(saved, given));
+}
+
+/** Settings saved in a run, checked like a file a person wrote. @throws UserError where they aren't whole. */
+export function parseConfig(json: unknown, file: string): Config {
+  return complete(checkObject(fields, json, file));
+}
+
+/** Every setting that two configs disagree on. */
+export function differences(a: Config, b: Config): FieldName[] {
+  return (Object.keys(fields) as FieldName[]).filter((name) => a[name] !== b[name]);
+}
+
+/** The config as lines to print: name and value. */
+export function describeConfig(config: Config): string {
+  return (Object.keys(fields) as FieldName[])
+    .filter((name) => config[name] !== "" && config[name] !== false)
+    .map((name) => `${name} ${config[name]}`)
+    .join(", ");
+}
+
+function layered(...layers: readonly Partial<Config>[]): Partial<Config> {
+  return layers.reduce((under, over) => {
+    const kept: Record<string, unknown> = { ...under };
+    if (ALTERNATIVES.some((name) => over[name])) { for (const name of ALTERNATIVES) delete kept[name]; }
+    return { ...kept, ...over };
+  }, {});
+}
+
+function refuseBoth({ steps, epochs }: Partial<Config>): void {
+  if (steps && epochs !== undefined) {
+    throw new UserError(`Give steps or epochs, not both: found steps ${steps} and epochs ${epochs}`, 2);
+  }
+}
+
+/** Fills in defaults and checks what no single field can see. */
+function complete(given: Partial<Config>): Config {
+  const defaults = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.default]));
+  const config = { ...defaults, ...given } as Config;
+  const { nEmbd, nHead, microBatch, context, batchTokens, learningRate, minLearningRate } = config;
+  const refuse = (message: string) => {
+    throw new UserError(message, 2);
+  };
+  if (nEmbd % nHead !== 0) refuse(`Choose a width that heads divide: --n-embd ${nEmbd} and --n-head ${nHead}`);
+  if (batchTokens % (microBatch * context) !== 0) {
+    const rows = `--micro-batch ${microBatch} × --context ${context} = ${microBatch * context}`;
+    refuse(`Choose --batch-tokens as a multiple of a microbatch: found ${batchTokens}, and ${rows}`);
+  }
+  if (minLearningRate > learningRate) {
+    refuse(`Choose a smaller --min-learning-rate: ${minLearningRate} is above the peak ${learningRate}`);
+  }
+  if (config.steps === 0 && config.epochs === 0) refuse("Give --steps or --epochs: both are 0");
+  return config;
+}
+
+function show(value: unknown): string {
+  return value === "" ? "unset" : String(value);
+}
