@@ -63,19 +63,20 @@ export function matmulCandidates(product: Product, device: Capabilities): Dispat
 
 /**
  * Candidates of an op made of several products and other dispatches: candidate i uses candidate i of each product, or its
- * last. `make` is called once a candidate and turns a product into its dispatches.
+ * last. `make` is called once a candidate; the last is to be the plainest.
  */
 export function withMatmuls(
   device: Capabilities,
-  make: (matmul: (product: Product) => Dispatch[]) => readonly Dispatch[],
+  make: (matmul: (product: Product) => Dispatch[], plainest: boolean) => readonly Dispatch[],
 ): (readonly Dispatch[])[] {
   const candidates: (readonly Dispatch[])[] = [];
   for (let index = 0, most = 1; index < most; index++) {
-    candidates.push(make((product) => {
+    const matmul = (product: Product) => {
       const kernels = kernelsFor(product, device);
       most = Math.max(most, kernels.length);
       return dispatches(product, kernels[Math.min(index, kernels.length - 1)], device);
-    }));
+    };
+    candidates.push(make(matmul, index > 0 && index === most - 1));
   }
   return candidates;
 }
