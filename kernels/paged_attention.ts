@@ -1,0 +1,211 @@
+/**
+ * Attention over a key-value cache in blocks (Kwon et al. 2023): rows of any sequences, prefill and decode mixed, attend to
+ * what their sequence has cached. It knows neither who owns a block nor a model.
+ */
+import {
+  apply,
+  type Binding,
+  byteLength,
+  type Call,
+  type Capabilities,
+  count,
+  type Dispatch,
+  formatType,
+  type Op,
+  scratch,
+  type Tensor,
+  type TensorType,
+} from "./gpu/graph.ts";
+import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
+import combineSource from "./paged_combine.wgsl" with { type: "text" };
+import plainSource from "./paged_plain.wgsl" with { type: "text" };
+import { pagedShader, type PagedShape, type PagedTile } from "./paged_shader.ts";
+import writeSource from "./paged_write.wgsl" with { type: "text" };
+
+export interface PagedAttentionOptions {
+  /** Factor of the scores, usually 1 / √D. */
+  readonly scale: number;
+  /** Positions of a block. */
+  readonly blockSize: number;
+}
+
+/** The slot of a row that is not to be cached. */
+export const NO_SLOT = 0xffff_ffff;
+
+/** Workgroups that keep an adapter busy; positions are split until there are so many. */
+const BUSY = 512;
+const SHORTEST_SPLIT = 64;
+
+/**
+ * Row n of x (N, KVH, D) goes to row slots[n] of the cache (slots, KVH, D), in place; NO_SLOT writes nothing. slots is
+ * (N) u32, without repeats. Returns the cache as it then is.
+ *
+ * @throws RangeError for other shapes.
+ */
+export function writeKeyValue(cache: Tensor, x: Tensor, slots: Tensor): Tensor {
+  return apply(writeOp, [cache, x, slots], undefined)[0];
+}
+
+/**
+ * Row n of q (N, H, D) attends to positions 0 to positions[n] of sequence sequences[n], both (N) u32. Position p of
+ * sequence s is slot blockTable[s, p / blockSize] · blockSize + p % blockSize of keys and values (slots, KVH, D);
+ * blockTable is (S, B) u32. H is a multiple of KVH, D a multiple of 4 up to 128. It has no gradient. Rows that only pad a
+ * batch want a valid sequence and position 0. Fastest where rows of one sequence stand together.
+ *
+ * @returns (N, H, D).
+ * @throws RangeError for other shapes, and for caches larger than the adapter binds.
+ */
+export function pagedAttention(
+  q: Tensor,
+  keys: Tensor,
+  values: Tensor,
+  blockTable: Tensor,
+  sequences: Tensor,
+  positions: Tensor,
+  options: PagedAttentionOptions,
+): Tensor {
+  return apply(pagedOp, [q, keys, values, blockTable, sequences, positions], options)[0];
+}
+
+const writeOp: Op<undefined> = {
+  name: "write_key_value",
+  infer(inputs) {
+    const [cache, x, slots] = inputs;
+    const right = cache.shape.length === 3 && x.shape.length === 3 && cache.dtype === "f32" && x.dtype === "f32" &&
+      cache.shape.slice(1).join() === x.shape.slice(1).join() && x.shape[1] * x.shape[2] % 4 === 0 &&
+      slots.shape.join() === `${x.shape[0]}` && slots.dtype === "u32";
+    if (!right) throw new RangeError(`Cannot apply write_key_value to ${inputs.map(formatType).join(", ")}`);
+    return [cache];
+  },
+  kernels({ inputs: [cache, x, slots], outputs: [written] }, { limits }) {
+    refuseLarge(cache, limits.maxStorageBufferBindingSize);
+    const vectors = count(x) / 4;
+    return [[{
+      label: "write key value",
+      wgsl: wgsl(writeSource, { ROW_VECTORS: vectors / x.shape[0], GRID_WIDTH }),
+      workgroups: grid(Math.ceil(vectors / 64)),
+      bindings: [{ tensor: written, access: "read_write" }, read(x), read(slots)],
+      uniforms: [vectors, cache.shape[0]],
+    }]];
+  },
+  cost: ({ inputs: [, x] }) => ({ flops: 0, bytes: 2 * byteLength(x) }),
+  inPlace: () => ({ 0: 0 }),
+};
+
+const pagedOp: Op<PagedAttentionOptions> = {
+  name: "paged_attention",
+  infer(inputs, { blockSize }) {
+    const [q, keys, values, blockTable, sequences, positions] = inputs;
+    const refuse = (why: string) => {
+      throw new RangeError(`Cannot apply paged_attention to ${inputs.map(formatType).join(", ")}: ${why}`);
+    };
+    if ([q, keys, values].some(({ shape, dtype }) => shape.length !== 3 || dtype !== "f32")) {
+      refuse("q, keys and values have three dimensions, f32");
+    }
+    const [rows, heads, width] = q.shape;
+    if (keys.shape.join() !== values.shape.join() || keys.shape[2] !== width) {
+      refuse("keys, values and q agree in width");
+    }
+    if (heads % keys.shape[1] !== 0) refuse("query heads are a multiple of key heads");
+    if (width % 4 !== 0 || width < 4 || width > 128) refuse("the head width is a multiple of 4 up to 128");
+    if (blockTable.shape.length !== 2 || blockTable.dtype !== "u32") {
+      refuse("the block table is (sequences, blocks) u32");
+    }
+    if ([sequences, positions].some(({ shape, dtype }) => shape.join() !== `${rows}` || dtype !== "u32")) {
+      refuse("sequences and positions are (rows) u32");
+    }
+    if (!Number.isInteger(blockSize) || blockSize < 1) refuse(`a block has 1 or more positions, not ${blockSize}`);
+    return [q];
+  },
+  kernels(call, device) {
+    for (const cache of call.inputs.slice(1, 3)) refuseLarge(cache, device.limits.maxStorageBufferBindingSize);
+    const whole = tiled(call, device, false);
+    const split = tiled(call, device, true);
+    return [...(device.cpu ? [whole, split] : [split, whole]), plain(call)].filter((candidate) => candidate !== null);
+  },
+  cost({ inputs: [q, keys, values, blockTable], attrs: { blockSize } }) {
+    const positions = blockTable.shape[1] * blockSize;
+    return { flops: 4 * count(q) * positions, bytes: 2 * byteLength(q) + byteLength(keys) + byteLength(values) };
+  },
+};
+
+/** Null for a split that would be none. */
+function tiled(call: Call<PagedAttentionOptions>, { cpu }: Capabilities, split: boolean): Dispatch[] | null {
+  const shape = pagedShape(call);
+  const { inputs: [q, , , blockTable], outputs: [o] } = call;
+  const [rows, heads, width] = q.shape;
+  const positions = blockTable.shape[1] * shape.blockSize;
+  // A CPU driver wins by each load that serves more queries; on a GPU their registers would spill.
+  const held = width > 64 ? (cpu ? 2 : 1) : width > 32 && !cpu ? 2 : 4;
+  const group = heads / shape.keyHeads;
+  const heldHeads = [4, 3, 2, 1].find((count) => count <= held && group % count === 0)!;
+  const tile: PagedTile = {
+    lanes: cpu ? 8 : 32,
+    rows: rows < held ? 1 : Math.floor(held / heldHeads),
+    heads: heldHeads,
+    split,
+  };
+  const [x, y] = [heads / tile.heads, Math.ceil(rows / tile.rows)];
+  const length = split ? Math.max(SHORTEST_SPLIT, Math.ceil(positions * x * y / BUSY)) : positions;
+  const splits = Math.ceil(positions / length);
+  if (split && splits === 1) return null;
+  const parts = scratch([rows, heads, splits, width]);
+  const weights = scratch([rows, heads, splits, 2]);
+  const main: Dispatch = {
+    label: `paged attention (${tile.rows} rows, ${tile.heads} heads${split ? `, ${splits} splits` : ""})`,
+    wgsl: pagedShader(shape, tile),
+    workgroups: [x, y, splits],
+    bindings: [...call.inputs.map(read), ...(split ? [parts, weights] : [o]).map(write)],
+    uniforms: [rows, blockTable.shape[1], splits, length],
+  };
+  if (!split) return [main];
+  return [main, {
+    label: "paged attention combine",
+    wgsl: wgsl(combineSource, { HEADS: heads, VECTORS: width / 4, GRID_WIDTH }),
+    workgroups: grid(Math.ceil(count(o) / 4 / 64)),
+    bindings: [read(parts), read(weights), write(o)],
+    uniforms: [rows, splits],
+  }];
+}
+
+function plain(call: Call<PagedAttentionOptions>): Dispatch[] {
+  const { heads, keyHeads, width, scale, blockSize } = pagedShape(call);
+  const rows = call.inputs[0].shape[0];
+  const constants = {
+    HEADS: heads,
+    KEY_HEADS: keyHeads,
+    GROUP: heads / keyHeads,
+    VECTORS: width / 4,
+    BLOCK: blockSize,
+    SCALE_LOG2: { f32: scale * Math.LOG2E },
+    GRID_WIDTH,
+  };
+  return [{
+    label: "paged attention (plain)",
+    wgsl: wgsl(plainSource, constants),
+    workgroups: grid(Math.ceil(rows * heads / 32)),
+    bindings: [...call.inputs.map(read), write(call.outputs[0])],
+    uniforms: [rows, call.inputs[3].shape[1]],
+  }];
+}
+
+function pagedShape({ inputs: [q, keys], attrs }: Call<PagedAttentionOptions>): PagedShape {
+  return { heads: q.shape[1], keyHeads: keys.shape[1], width: q.shape[2], ...attrs };
+}
+
+function refuseLarge(cache: TensorType, limit: number): void {
+  if (byteLength(cache) <= limit) return;
+  throw new RangeError(
+    `Cannot bind a key-value cache ${formatType(cache)} of ${
+      byteLength(cache)
+    } bytes: the adapter binds ${limit}; use fewer slots`,
+  );
+}
+
+function read(tensor: Binding["tensor"]): Binding {
+  return { tensor, access: "read" };
+}
+
+function write(tensor: Binding["tensor"]): Binding {
+  return { tensor, access: "read_write" };
+}

@@ -1,0 +1,172 @@
+/** Paged attention: every candidate against f64, its writes, and its agreement with dense attention. */
+import assert from "node:assert/strict";
+import { attention } from "../../kernels/attention.ts";
+import { Graph } from "../../kernels/gpu/graph.ts";
+import { compile } from "../../kernels/gpu/program.ts";
+import { createStore } from "../../kernels/gpu/store.ts";
+import { NO_SLOT, pagedAttention, writeKeyValue } from "../../kernels/paged_attention.ts";
+import { assertClose } from "../close.ts";
+import { checkOp, noise, randomF32, testDevice } from "../harness.ts";
+import * as reference from "../reference/paged_attention.ts";
+
+interface Case {
+  readonly heads: number;
+  readonly keyHeads: number;
+  readonly width: number;
+  readonly blockSize: number;
+  /** Sequence and position of each row. */
+  readonly rows: readonly (readonly [sequence: number, position: number])[];
+}
+
+const SEQUENCES = 3;
+const BLOCKS = 24;
+
+/** Seven decode rows between two pieces of prefill. */
+const mixed: Case["rows"] = [
+  ...Array.from({ length: 9 }, (_, i) => [1, 20 + i] as const),
+  ...Array.from({ length: 7 }, (_, i) => [i % SEQUENCES, 40 * i + 1] as const),
+  ...Array.from({ length: 5 }, (_, i) => [2, i] as const),
+];
+
+const cases: Record<string, Case> = {
+  "prefill and decode mixed": { heads: 4, keyHeads: 4, width: 64, blockSize: 16, rows: mixed },
+  "grouped heads 4:2, width 80": { heads: 4, keyHeads: 2, width: 80, blockSize: 16, rows: mixed },
+  "grouped heads 8:1, width 32, blocks of 12": { heads: 8, keyHeads: 1, width: 32, blockSize: 12, rows: mixed },
+  "one decode row, width 128": { heads: 2, keyHeads: 2, width: 128, blockSize: 16, rows: [[1, 383]] },
+  "one row at position 0, width 16": { heads: 3, keyHeads: 3, width: 16, blockSize: 16, rows: [[2, 0]] },
+};
+
+/** Blocks in a scrambled order. */
+function scrambled(): Uint32Array {
+  const order = noise(SEQUENCES * BLOCKS, 5);
+  return Uint32Array.from(order.map((_, i) => i).sort((a, b) => order[a] - order[b]));
+}
+
+for (const [name, { heads, keyHeads, width, blockSize, rows }] of Object.entries(cases)) {
+  Deno.test(`paged attention: ${name}`, async () => {
+    const scale = 1 / Math.sqrt(width);
+    const slots = SEQUENCES * BLOCKS * blockSize;
+    const blockTable = scrambled();
+    const sequences = Uint32Array.from(rows, ([sequence]) => sequence);
+    const positions = Uint32Array.from(rows, ([, position]) => position);
+    const shape = { rows: rows.length, heads, keyHeads, width, scale, blockSize, blocks: BLOCKS };
+    const cache = [slots, keyHeads, width];
+    const candidates = await checkOp({
+      build: (_, [q, k, v, table, sequence, position]) =>
+        pagedAttention(q, k, v, table, sequence, position, { scale, blockSize }),
+      reference: ([q, k, v]) => reference.pagedAttention({ ...shape, blockTable, sequences, positions }, q, k, v),
+      inputs: [
+        { shape: [rows.length, heads, width], data: randomF32(rows.length * heads * width, 1, 2), grad: false },
+        { shape: cache, data: randomF32(slots * keyHeads * width, 2, 2), grad: false },
+        { shape: cache, data: randomF32(slots * keyHeads * width, 3), grad: false },
+        { shape: [SEQUENCES, BLOCKS], data: blockTable },
+        { shape: [rows.length], data: sequences },
+        { shape: [rows.length], data: positions },
+      ],
+      atol: 2e-6,
+    });
+    assert.equal(candidates, 3);
+  });
+}
+
+Deno.test("write key value: rows go to their slots, others stay, NO_SLOT and foreign slots write nothing", async () => {
+  const slots = Uint32Array.of(6, NO_SLOT, 0, 8, 3);
+  await checkOp({
+    build: (_, [cache, x, slots]) => writeKeyValue(cache, x, slots),
+    reference: ([cache, x]) => {
+      const written = cache.slice();
+      slots.forEach((slot, row) => slot < 8 && written.set(x.subarray(row * 24, row * 24 + 24), slot * 24));
+      return written;
+    },
+    inputs: [
+      { shape: [8, 2, 12], data: randomF32(8 * 24, 1), grad: false },
+      { shape: [5, 2, 12], data: randomF32(5 * 24, 2), grad: false },
+      { shape: [5], data: slots },
+    ],
+    atol: 1e-30,
+    rtol: 0,
+  });
+});
+
+Deno.test("paged prefill, and token by token, equals dense attention", async () => {
+  const device = await testDevice();
+  const [rows, heads, keyHeads, width, blockSize] = [37, 4, 2, 32, 8];
+  const scale = 1 / Math.sqrt(width);
+  const q = randomF32(rows * heads * width, 1, 2);
+  const k = randomF32(rows * keyHeads * width, 2, 2);
+  const v = randomF32(rows * keyHeads * width, 3);
+  const dense = await (async () => {
+    const graph = new Graph();
+    const o = attention(
+      graph.input("q", [rows, heads, width]),
+      graph.input("k", [rows, keyHeads, width]),
+      graph.input("v", [rows, keyHeads, width]),
+      graph.input("starts", [rows], "u32"),
+      { scale },
+    );
+    using program = await compile(device, graph, { o }, createStore(device));
+    program.run({ q, k, v, starts: new Uint32Array(rows) });
+    return new Float32Array((await program.read("o"))[0]);
+  })();
+  const table = Uint32Array.of(3, 1, 4, 0, 2);
+  for (const step of [rows, 1]) {
+    using store = createStore(device);
+    const cache = [table.length * blockSize, keyHeads, width];
+    const entries = ["k_cache", "v_cache"].map((name) => ({ name, shape: cache, dtype: "f32" as const }));
+    store.allocate("cache", entries);
+    const graph = new Graph();
+    const slots = graph.input("slots", [step], "u32");
+    const [keys, values] = ["k", "v"].map((name) =>
+      writeKeyValue(graph.variable(`${name}_cache`, cache), graph.input(name, [step, keyHeads, width]), slots)
+    );
+    const o = pagedAttention(
+      graph.input("q", [step, heads, width]),
+      keys,
+      values,
+      graph.input("table", [1, table.length], "u32"),
+      graph.input("sequences", [step], "u32"),
+      graph.input("positions", [step], "u32"),
+      { scale, blockSize },
+    );
+    using program = await compile(device, graph, { o }, store);
+    const paged = new Float32Array(dense.length);
+    for (let from = 0; from < rows; from += step) {
+      const positions = Uint32Array.from({ length: step }, (_, i) => from + i);
+      program.run({
+        q: q.subarray(from * heads * width, (from + step) * heads * width),
+        k: k.subarray(from * keyHeads * width, (from + step) * keyHeads * width),
+        v: v.subarray(from * keyHeads * width, (from + step) * keyHeads * width),
+        slots: positions.map((p) => table[Math.floor(p / blockSize)] * blockSize + p % blockSize),
+        table,
+        sequences: new Uint32Array(step),
+        positions,
+      });
+      paged.set(new Float32Array((await program.read("o"))[0]), from * heads * width);
+    }
+    assertClose(paged, dense, { atol: 1e-6, rtol: 1e-6 }, `${step} rows a step`);
+  }
+});
+
+Deno.test("paged attention refuses shapes it can't serve", () => {
+  const graph = new Graph();
+  const u32 = (name: string, ...shape: number[]) => graph.input(name, shape, "u32");
+  const build = (q: number[], cache: number[], blockSize = 16) => () =>
+    pagedAttention(
+      graph.input(`q${q}`, q),
+      graph.input(`k${cache}`, cache),
+      graph.input(`v${cache}`, cache),
+      u32("table", 1, 4),
+      u32("sequences", 5),
+      u32("positions", 5),
+      { scale: 1, blockSize },
+    );
+  assert.throws(build([5, 4, 64], [64, 3, 64]), /^RangeError: Cannot apply paged_attention .*multiple of key heads/);
+  assert.throws(build([5, 4, 130], [64, 4, 130]), /multiple of 4 up to 128/);
+  assert.throws(build([6, 4, 64], [64, 4, 64]), /\(rows\) u32/);
+  assert.throws(build([5, 4, 64], [64, 4, 32]), /agree in width/);
+  assert.throws(build([5, 4, 64], [64, 4, 64], 0), /1 or more positions/);
+  assert.throws(
+    () => writeKeyValue(graph.input("cache", [8, 2, 16]), graph.input("x", [5, 2, 12]), u32("slots", 5)),
+    RangeError,
+  );
+});
