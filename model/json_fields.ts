@@ -35,7 +35,7 @@ export class Fields {
 
   /** Null counts as absent, as in Hugging Face's files. */
   has(name: string): boolean {
-    return Object.hasOwn(this.#values, name) && this.#values[name] !== null;
+    return Object.hasOwn(this.#values, name) && (this.#values[name] ?? null) !== null;
   }
 
   #get(name: string): unknown {
