@@ -49,7 +49,7 @@ interface Stored {
 
 /**
  * Opens a Hugging Face folder of a GPT-2: config.json, and model.safetensors or shards with their index.
- * Throws UserError naming the file and the fault, or all tensors that are missing, unexpected or wrongly shaped.
+ * @throws UserError naming the file and the fault, or all tensors that are missing, unexpected or wrongly shaped.
  */
 export async function readFolder(folder: string): Promise<Checkpoint> {
   const place = await standingFolder(folder).catch((error) => {
@@ -103,7 +103,7 @@ export interface FolderContent {
 
 /**
  * Writes a checkpoint folder, whole or not at all: beside, synced, renamed; an existing checkpoint of that name is replaced.
- * Throws UserError where the disk refuses, or where `folder` holds what is no part of a checkpoint and would be lost.
+ * @throws UserError where the disk refuses, or where `folder` holds what is no part of a checkpoint and would be lost.
  */
 export async function writeFolder(folder: string, content: FolderContent): Promise<void> {
   await refuseForeign(folder);

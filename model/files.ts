@@ -20,7 +20,7 @@ export function explainIo(action: string, path: string, error: unknown): unknown
 
 /**
  * Writes a file beside `path`, syncs it and renames it to `path`; a crash leaves what stood there before.
- * Throws UserError naming the path where the disk is full or the folder not writable, and leaves nothing behind then.
+ * @throws UserError naming the path where the disk is full or the folder not writable, and leaves nothing behind then.
  */
 export async function writeAtomically(path: string, write: (file: Deno.FsFile) => Promise<void>): Promise<void> {
   const temporary = `${path}.tmp-${crypto.randomUUID()}`;

@@ -101,7 +101,7 @@ export function gpt2Parameters(config: Gpt2Config): { readonly name: string; rea
 
 /**
  * Checks the parsed content of a config.json; `file` is what errors call it.
- * Throws UserError naming file and field where one is missing, malformed, or asks for what this GPT-2 doesn't compute.
+ * @throws UserError naming file and field where one is missing, malformed, or asks for what this GPT-2 doesn't compute.
  */
 export function parseGpt2Config(json: unknown, file: string): Gpt2Config {
   const fields = new Fields(json, file);

@@ -38,7 +38,16 @@ export interface TensorSource {
 
 /**
  * Reads all tensors of a file, in the order of their data.
- * Throws UserError naming the file and the fault where it is not a well-formed safetensors file.
+ *
+ * @throws UserError naming the file and the fault where it is not a well-formed safetensors file.
+ * @example
+ * ```ts
+ * const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+ * await writeSafetensors(path, { scale: { dtype: "F32", shape: [2], data: new Float32Array([0.5, 2]) } });
+ * const tensors = await readSafetensors(path);
+ * console.assert(toF32(tensors.get("scale")!)[1] === 2);
+ * await Deno.remove(path);
+ * ```
  */
 export async function readSafetensors(path: string): Promise<Map<string, RawTensor>> {
   using file = await openSafetensors(path);
@@ -51,7 +60,8 @@ export async function readSafetensors(path: string): Promise<Map<string, RawTens
 
 /**
  * Opens a file and checks its whole header; tensors are read when asked for.
- * Throws UserError naming the file and the fault where it is not a well-formed safetensors file.
+ *
+ * @throws UserError naming the file and the fault where it is not a well-formed safetensors file.
  */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const fail = (fault: string): never => {
@@ -139,7 +149,20 @@ export class SafetensorsFile implements Disposable {
 /**
  * Writes a file atomically (beside, synced, renamed). The same tensors and metadata give the same bytes, in whatever order they
  * come: data stand by decreasing element size, so that all are aligned, then by name.
- * Throws RangeError for a name, dtype or data that don't fit, UserError where the file can't be written.
+ *
+ * @throws RangeError for a name, dtype or data that don't fit, UserError where the file can't be written.
+ * @example
+ * ```ts
+ * const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+ * const halves = fromF32(new Float32Array([1, 2, 3, 4, 5, 6]), "F16");
+ * await writeSafetensors(path, { table: { dtype: "F16", shape: [3, 2], data: halves } }, { format: "pt" });
+ * {
+ *   using file = await openSafetensors(path);
+ *   const row = await file.readF32("table", [1, 2]);
+ *   console.assert(row[0] === 3 && row[1] === 4);
+ * }
+ * await Deno.remove(path);
+ * ```
  */
 export async function writeSafetensors(
   path: string,
