@@ -1,4 +1,4 @@
-/** An engine on the other side of a Worker: both ends of the wire, requests in turn, abort included. Knows no model and no GPU. */
+/** An engine on the other side of a Worker: both ends of the wire, abort included. Knows no model and no GPU. */
 import { setImmediate } from "node:timers";
 import { UserError } from "../model/errors.ts";
 import type { Engine, Generated, Sampling, TokenLogprob } from "../model/generate.ts";
@@ -40,42 +40,6 @@ function fromFailure({ name, message, exitCode }: Failure): Error {
   return name === "RangeError" ? new RangeError(message) : new Error(message);
 }
 
-/** Lets one request at a time reach the engine, first come first served. */
-export function inTurn(engine: Engine): Engine {
-  let last: Promise<void> = Promise.resolve();
-  async function takeTurn(): Promise<() => void> {
-    const before = last;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    last = promise;
-    await before;
-    return resolve;
-  }
-  return {
-    contextLength: engine.contextLength,
-    vocabSize: engine.vocabSize,
-    async *generate(prompt, sampling, signal) {
-      const done = await takeTurn();
-      try {
-        if (!signal?.aborted) yield* engine.generate(prompt, sampling, signal);
-      } finally {
-        done();
-      }
-    },
-    async score(tokens, top) {
-      const done = await takeTurn();
-      try {
-        return await engine.score(tokens, top);
-      } finally {
-        done();
-      }
-    },
-    async [Symbol.asyncDispose]() {
-      await takeTurn();
-      await engine[Symbol.asyncDispose]();
-    },
-  };
-}
-
 /** The Worker's global scope, as far as the engine's end needs it. */
 export interface WorkerPort {
   onmessage: ((event: MessageEvent) => void) | null;
@@ -83,48 +47,58 @@ export interface WorkerPort {
   close(): void;
 }
 
-/** The Worker's end: opens the engine when asked and answers requests in turn. */
-export function hostEngine(port: WorkerPort, open: (folder: string) => Promise<Engine>): void {
-  const running = new Map<number, AbortController>();
-  let engine: Engine | undefined;
+/** The Worker's end: opens the engine when asked and answers requests. What `open` makes it adds to the resources, closed at the end. */
+export function hostEngine(
+  port: WorkerPort,
+  open: (folder: string, resources: AsyncDisposableStack) => Promise<Engine>,
+): void {
+  const resources = new AsyncDisposableStack();
+  const aborts = new Map<number, AbortController>();
+  const running = new Set<Promise<void>>();
+  let engine: Engine;
   const post = (message: FromWorker) => port.postMessage(message);
 
   async function generate(id: number, prompt: Uint32Array, sampling: Sampling): Promise<void> {
     const controller = new AbortController();
-    running.set(id, controller);
+    aborts.set(id, controller);
     try {
-      for await (const token of engine!.generate(prompt, sampling, controller.signal)) {
+      for await (const token of engine.generate(prompt, sampling, controller.signal)) {
         if (controller.signal.aborted) break;
         post({ type: "token", id, token });
         await nextTurn();
       }
       post({ type: "end", id });
     } finally {
-      running.delete(id);
+      aborts.delete(id);
     }
+  }
+  async function close(): Promise<void> {
+    for (const controller of aborts.values()) controller.abort();
+    await Promise.allSettled(running);
+    await resources.disposeAsync();
+    post({ type: "closed" });
+    port.close();
   }
   async function handle(message: ToWorker): Promise<void> {
     switch (message.type) {
       case "open":
-        engine = inTurn(await open(message.folder));
+        engine = await open(message.folder, resources);
         return post({ type: "opened", contextLength: engine.contextLength, vocabSize: engine.vocabSize });
       case "generate":
         return await generate(message.id, message.prompt, message.sampling);
       case "score":
-        return post({ type: "scores", id: message.id, scores: await engine!.score(message.tokens, message.top) });
+        return post({ type: "scores", id: message.id, scores: await engine.score(message.tokens, message.top) });
       case "abort":
-        return running.get(message.id)?.abort();
+        return aborts.get(message.id)?.abort();
       case "close":
-        for (const controller of running.values()) controller.abort();
-        await engine?.[Symbol.asyncDispose]();
-        post({ type: "closed" });
-        return port.close();
+        return void close();
     }
   }
   port.onmessage = ({ data }: MessageEvent<ToWorker>) => {
-    handle(data).catch((error) =>
-      post({ type: "failed", id: "id" in data ? data.id : undefined, failure: toFailure(error) })
-    );
+    const handled = handle(data).catch((error) => {
+      post({ type: "failed", id: "id" in data ? data.id : undefined, failure: toFailure(error) });
+    }).finally(() => running.delete(handled));
+    running.add(handled);
   };
 }
 

@@ -1,21 +1,11 @@
-/** The Worker that owns the GPU: opens a device and an engine, and answers over messages. Knows no text and no HTTP. */
+/** The Worker that owns the GPU: opens a device, a model and its engine, and answers over messages. Knows no text and no HTTP. */
 import { openDevice } from "../kernels/gpu/device.ts";
+import { loadModel } from "../model/model.ts";
 import { createEngine } from "./engine.ts";
 import { hostEngine, type WorkerPort } from "./remote_engine.ts";
 
-hostEngine(self as unknown as WorkerPort, async (folder) => {
-  const device = await openDevice();
-  try {
-    const engine = await createEngine(device, folder);
-    const dispose = engine[Symbol.asyncDispose].bind(engine);
-    return Object.assign(engine, {
-      async [Symbol.asyncDispose]() {
-        await dispose();
-        device[Symbol.dispose]();
-      },
-    });
-  } catch (error) {
-    device[Symbol.dispose]();
-    throw error;
-  }
+hostEngine(self as unknown as WorkerPort, async (folder, resources) => {
+  const device = resources.use(await openDevice());
+  const model = resources.use(await loadModel(device, folder));
+  return resources.use(createEngine(model));
 });

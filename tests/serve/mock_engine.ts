@@ -23,8 +23,6 @@ export interface MockCall {
 
 export interface MockEngine extends Engine {
   readonly calls: MockCall[];
-  /** The most generations and scorings that were under way at once. */
-  readonly busiest: number;
   readonly disposed: boolean;
 }
 
@@ -42,10 +40,7 @@ export function mockLogprob(token: number, position: number, top: number, vocabS
 export function mockEngine(options: MockOptions = {}): MockEngine {
   const { contextLength = 256, vocabSize = 257 } = options;
   const calls: MockCall[] = [];
-  let busy = 0;
-  let busiest = 0;
   let disposed = false;
-  const enter = () => busiest = Math.max(busiest, ++busy);
   const say = options.say ?? function* (prompt: Uint32Array) {
     for (let token = prompt[prompt.length - 1];;) yield token = (token + 1) % vocabSize;
   };
@@ -53,16 +48,12 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
     calls,
     contextLength,
     vocabSize,
-    get busiest() {
-      return busiest;
-    },
     get disposed() {
       return disposed;
     },
     async *generate(prompt, sampling, signal): AsyncGenerator<Generated> {
       const call = { prompt: [...prompt], sampling, yielded: 0, ended: false, aborted: false };
       calls.push(call);
-      enter();
       try {
         for (const token of say(prompt, sampling)) {
           if (options.delay) await delay(options.delay);
@@ -78,14 +69,10 @@ export function mockEngine(options: MockOptions = {}): MockEngine {
         call.ended = true;
       } finally {
         call.aborted = signal?.aborted ?? false;
-        busy--;
       }
     },
-    async score(tokens, top) {
-      enter();
-      await Promise.resolve();
-      busy--;
-      return Array.from(tokens, (token, i) => i === 0 ? null : mockLogprob(token, i, top, vocabSize));
+    score(tokens, top) {
+      return Promise.resolve(Array.from(tokens, (token, i) => i === 0 ? null : mockLogprob(token, i, top, vocabSize)));
     },
     [Symbol.asyncDispose]() {
       disposed = true;

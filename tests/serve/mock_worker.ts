@@ -20,10 +20,10 @@ hostEngine(self as unknown as WorkerPort, (folder) => {
   }
   const engine = mockEngine({ delay: Number(folder), contextLength: 5000 });
   const score = engine.score.bind(engine);
-  // A way to look inside from the other side: the score of token 0 is how many tokens each call has yielded, and how busy it got.
+  // A way to look inside from the other side: the score of token 0 is how many tokens each call has yielded.
   engine.score = (tokens, top) =>
     tokens[0] !== 0 ? score(tokens, top) : Promise.resolve(
-      [engine.busiest, ...engine.calls.map((call) => call.yielded)].map((token) => ({ token, logprob: 0, top: [] })),
+      engine.calls.map((call) => call.yielded).map((token) => ({ token, logprob: 0, top: [] })),
     );
   return Promise.resolve(engine);
 });

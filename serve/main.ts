@@ -1,0 +1,149 @@
+/** The commands that answer: serve (HTTP) and generate (terminal). Reads flags and exits; what is done stands elsewhere. */
+import {
+  flag,
+  helpText,
+  integer,
+  number,
+  parseFlags,
+  type Table,
+  text,
+  texts,
+  type Values,
+} from "../model/arguments.ts";
+import { UserError } from "../model/errors.ts";
+import { findModel, type ModelPath, newestRun, openModel } from "./open_model.ts";
+import { curlCommand, startServer } from "./server.ts";
+import { describeSpeed, writeCompletion } from "./terminal.ts";
+
+const model = text(
+  "",
+  "model folder, or NAME=DIR to serve it under another name; by default the newest run under runs/",
+);
+
+const serveFlags = {
+  model,
+  host: text("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
+  port: integer(8000, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
+};
+
+const generateFlags = {
+  model: text("", "model folder; by default the newest run under runs/"),
+  prompt: text("", "text to go on from; by default a new document"),
+  maxTokens: integer(0, "tokens to generate at most; 0 for 128, or fewer where the context is full"),
+  temperature: number(0.8, "0 takes the most likely token each time", { min: 0, max: 2 }),
+  topP: number(0.95, "choose among the most likely tokens that have this probability together", { min: 0, max: 1 }),
+  topK: integer(0, "choose among so many tokens; 0 among all"),
+  minP: number(0, "leave out tokens less likely than this part of the most likely one's probability", {
+    min: 0,
+    max: 1,
+  }),
+  repetitionPenalty: number(1, "above 1 makes seen tokens less likely", { min: 0.01, max: 10 }),
+  presencePenalty: number(0, "taken once from the logits of generated tokens", { min: -2, max: 2 }),
+  frequencyPenalty: number(0, "taken from the logits of generated tokens each time", { min: -2, max: 2 }),
+  stop: texts("end before this text; may be given up to four times"),
+  seed: integer(-1, "the same seed gives the same text; -1 takes another each time", { min: -1 }),
+  echo: flag("print the prompt too"),
+  json: flag("print one JSON object at the end instead of text"),
+};
+
+const find = (model: string): Promise<ModelPath> => model === "" ? newestRun() : findModel(model);
+
+/** Reads a command's flags; undefined where only its help was wanted. */
+function read<T extends Table>(usage: string, table: T, args: readonly string[]): Values<T> | undefined {
+  const { values, help } = parseFlags(table, args);
+  if (help) return void console.log(helpText(usage, table).trimEnd());
+  const defaults = Object.fromEntries(Object.entries(table).map(([name, field]) => [name, field.default]));
+  return { ...defaults, ...values } as Values<T>;
+}
+
+/** Aborted by the first SIGINT or SIGTERM; the second ends the process. */
+function untilSignal(): AbortSignal {
+  const controller = new AbortController();
+  const stop = () => controller.signal.aborted ? Deno.exit(130) : controller.abort();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    if (signal === "SIGINT" || Deno.build.os !== "windows") Deno.addSignalListener(signal, stop);
+  }
+  return controller.signal;
+}
+
+const aborted = (signal: AbortSignal) =>
+  new Promise<void>((resolve) => signal.aborted ? resolve() : signal.addEventListener("abort", () => resolve()));
+
+/** Writes to standard output; a reader that has gone ends the process. */
+function write(text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  try {
+    for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) Deno.exit(0);
+    throw error;
+  }
+}
+
+async function serve(args: readonly string[]): Promise<void> {
+  const usage = "deno task serve [--model DIR] [--port 8000]\n\nServes a model over the OpenAI completions API.";
+  const flags = read(usage, serveFlags, args);
+  if (!flags) return;
+  const path = await find(flags.model);
+  const signal = untilSignal();
+  console.error(`Loading ${path.folder}`);
+  const starting = startServer({ hostname: flags.host, port: flags.port, open: () => openModel(path) });
+  const server = await Promise.race([starting, aborted(signal)]);
+  if (!server) return; // a signal came while loading: leaving ends the Worker
+  const { name, engine } = server.model;
+  console.log(`Serving ${name} at ${server.url}/v1 (context ${engine.contextLength}, vocabulary ${engine.vocabSize})`);
+  console.log(`Try it:\n  ${curlCommand(server.url, name)}`);
+  await aborted(signal);
+  console.error("Closing");
+  await server[Symbol.asyncDispose]();
+}
+
+async function generate(args: readonly string[]): Promise<void> {
+  const usage = "deno task generate [--model DIR] --prompt TEXT\n\nStreams a completion to the terminal.";
+  const flags = read(usage, generateFlags, args);
+  if (!flags) return;
+  const seed = flags.seed >= 0 ? flags.seed : crypto.getRandomValues(new Uint32Array(1))[0];
+  const fields = {
+    prompt: flags.prompt,
+    max_tokens: flags.maxTokens || undefined,
+    temperature: flags.temperature,
+    top_p: flags.topP,
+    top_k: flags.topK,
+    min_p: flags.minP,
+    repetition_penalty: flags.repetitionPenalty,
+    presence_penalty: flags.presencePenalty,
+    frequency_penalty: flags.frequencyPenalty,
+    stop: flags.stop.length > 0 ? flags.stop : null,
+    echo: flags.echo,
+    seed,
+  };
+  const signal = untilSignal();
+  const path = await find(flags.model);
+  console.error(`Loading ${path.folder}`);
+  const model = await Promise.race([openModel(path), aborted(signal)]);
+  if (!model) return;
+  const written = await writeCompletion(model, fields, flags.json ? () => {} : write, signal);
+  write(flags.json ? JSON.stringify({ model: model.name, seed, ...written }) + "\n" : "\n");
+  console.error(`${describeSpeed(written)} (seed ${seed})`);
+  await model[Symbol.asyncDispose]();
+}
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, generate };
+
+async function main([name, ...args]: readonly string[]): Promise<void> {
+  const command = Object.hasOwn(commands, name ?? "") ? commands[name] : undefined;
+  if (!command) {
+    throw new UserError(`Give a command, ${Object.keys(commands).join(" or ")}: found ${name ?? "none"}`, 2);
+  }
+  await command(args);
+}
+
+if (import.meta.main) {
+  try {
+    await main(Deno.args);
+    Deno.exit(0);
+  } catch (error) {
+    console.error(error instanceof UserError ? error.message : error);
+    Deno.exit(error instanceof UserError ? error.exitCode : 1);
+  }
+}

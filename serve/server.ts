@@ -1,0 +1,74 @@
+/** A model on a port: listens at once, answers when the model is loaded, closes cleanly. Knows no routes and no flags. */
+import { UserError } from "../model/errors.ts";
+import { createApp } from "./app.ts";
+import type { ServedModel } from "./completions.ts";
+import { RequestError } from "./protocol.ts";
+
+export interface ServerOptions {
+  readonly hostname: string;
+  /** 0 takes a free port. */
+  readonly port: number;
+  /** Opens the model; the server closes it. */
+  readonly open: () => Promise<ServedModel & AsyncDisposable>;
+}
+
+export interface RunningServer extends AsyncDisposable {
+  /** `http://host:port`, as a client on this machine reaches it. */
+  readonly url: string;
+  readonly model: ServedModel;
+}
+
+/** How long requests under way may take to end when the server closes, in milliseconds. */
+const closingTime = 3000;
+
+/**
+ * Starts a server; resolves when it answers completions. Until then every request gets 503.
+ * Throws UserError where the port can't be had, or what opening the model throws.
+ */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  let answer = (_: Request): Response | Promise<Response> => {
+    const error = new RequestError(503, "Wait: the model is being loaded", null, "model_loading");
+    return Response.json(error.body, { status: 503, headers: { "Retry-After": "1" } });
+  };
+  await using resources = new AsyncDisposableStack();
+  const server = resources.adopt(listen(options, (request) => answer(request)), shutDown);
+  const model = resources.use(await options.open());
+  const app = resources.use(await createApp({ model }));
+  answer = app.fetch;
+  const owned = resources.move();
+  return { url: urlOf(server.addr), model, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+function listen({ hostname, port }: ServerOptions, answer: Deno.ServeHandler): Deno.HttpServer<Deno.NetAddr> {
+  try {
+    return Deno.serve({ hostname, port, onListen: () => {} }, answer);
+  } catch (error) {
+    if (error instanceof Deno.errors.AddrInUse) {
+      throw new UserError(`Choose another --port: ${port} is in use on ${hostname}`);
+    }
+    const denied = error instanceof Deno.errors.PermissionDenied;
+    throw new UserError(
+      `Choose another --host or --port: can't listen on ${hostname}:${port} (${(error as Error).message})`,
+      denied ? 4 : 1,
+    );
+  }
+}
+
+async function shutDown(server: Deno.HttpServer): Promise<void> {
+  const late = Promise.withResolvers<void>();
+  const timer = setTimeout(late.resolve, closingTime);
+  await Promise.race([server.shutdown(), late.promise]);
+  clearTimeout(timer);
+}
+
+function urlOf({ hostname, port }: Deno.NetAddr): string {
+  const local = { "0.0.0.0": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
+  return `http://${local.includes(":") ? `[${local}]` : local}:${port}`;
+}
+
+/** A command line that asks the server for a streamed completion, to be pasted into a shell. */
+export function curlCommand(url: string, model: string): string {
+  const body = JSON.stringify({ model, prompt: "The people", max_tokens: 64, stream: true });
+  const quoted = `'${body.replaceAll("'", String.raw`'\''`)}'`;
+  return `curl -N ${url}/v1/completions -H 'content-type: application/json' -d ${quoted}`;
+}
