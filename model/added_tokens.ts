@@ -20,7 +20,7 @@ export interface AddedToken {
 export type Segment = string | number;
 export type SegmentText = (text: string, allowSpecial: boolean) => Segment[];
 
-const wordCharacter = String.raw`[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]`;
+const wordCharacter = String.raw`[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]`;
 const endsInWord = new RegExp(`${wordCharacter}$`, "u");
 const startsWithWord = new RegExp(`^${wordCharacter}`, "u");
 

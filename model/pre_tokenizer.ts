@@ -35,7 +35,7 @@ function wordsOfPieces(pieces: readonly string[]): Words {
   return { bytes: encoder.encode(pieces.join("")), endOf: (from) => from + utf8Length(pieces[next++]) };
 }
 
-const wordCharacters = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+const wordCharacters = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}²³¹¼½¾"; // the last six are numbers, but word characters to Oniguruma
 /** What an escape of Oniguruma means in Unicode text: outside a character class, and inside one. */
 const escapes: Readonly<Record<string, readonly [outside: string, inside: string | undefined]>> = {
   s: ["\\p{White_Space}", "\\p{White_Space}"],

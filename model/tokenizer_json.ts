@@ -192,7 +192,7 @@ export function parseTokenizer(content: unknown): TokenizerParts {
   for (const [token, id] of ids) tokens[id] = bytesOfToken(token);
   const encoder = new TextEncoder();
   for (const { id, content } of addedTokens) {
-    tokens[id] = encoder.encode(content);
+    if (!ids.has(content)) tokens[id] = encoder.encode(content);
     ids.set(content, id);
   }
   return {
