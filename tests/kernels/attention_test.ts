@@ -1,0 +1,233 @@
+/** Attention: every candidate, forward and backward, against f64; documents, grouped heads, dropout, determinism. */
+import assert from "node:assert/strict";
+import { attentionWithLse } from "../../kernels/attention.ts";
+import { differentiate } from "../../kernels/gpu/grad.ts";
+import { Graph } from "../../kernels/gpu/graph.ts";
+import { compile } from "../../kernels/gpu/program.ts";
+import { createStore } from "../../kernels/gpu/store.ts";
+import { assertClose } from "../close.ts";
+import { checkOp, randomF32, testDevice } from "../harness.ts";
+import * as reference from "../reference/attention.ts";
+
+interface Case {
+  readonly heads: number;
+  readonly keyHeads: number;
+  readonly width: number;
+  /** Lengths of documents, in order. */
+  readonly documents: readonly number[];
+  readonly dropout?: { readonly rate: number; readonly site: number };
+}
+
+interface Data {
+  readonly q: Float32Array;
+  readonly k: Float32Array;
+  readonly v: Float32Array;
+  readonly dy: Float32Array;
+  readonly starts: Uint32Array;
+  readonly counter: Uint32Array;
+}
+
+const OUTPUTS = ["o", "lse", "dq", "dk", "dv"] as const;
+type Result = Record<typeof OUTPUTS[number], Float32Array>;
+
+function rowsOf({ documents }: Case): number {
+  return documents.reduce((sum, length) => sum + length, 0);
+}
+
+function startsOf(documents: readonly number[]): Uint32Array {
+  let at = 0;
+  return Uint32Array.from(documents.flatMap((length) => {
+    at += length;
+    return Array.from({ length }, () => at - length);
+  }));
+}
+
+function dataOf(test: Case): Data {
+  const { heads, keyHeads, width, documents } = test;
+  const rows = rowsOf(test);
+  return {
+    q: randomF32(rows * heads * width, 1, 2),
+    k: randomF32(rows * keyHeads * width, 2, 2),
+    v: randomF32(rows * keyHeads * width, 3),
+    dy: randomF32(rows * heads * width, 4),
+    starts: startsOf(documents),
+    counter: Uint32Array.of(7, 3, 0, 0),
+  };
+}
+
+function scaleOf({ width }: Case): number {
+  return 1 / Math.sqrt(width);
+}
+
+/** Runs forward and backward by one candidate; null where there are not so many. */
+async function run(test: Case, candidate: number, data = dataOf(test)): Promise<Result | null> {
+  const { heads, keyHeads, width, dropout } = test;
+  const device = await testDevice();
+  const rows = rowsOf(test);
+  const graph = new Graph();
+  const [q, k, v] = [["q", heads], ["k", keyHeads], ["v", keyHeads]].map(([name, heads]) =>
+    graph.input(name as string, [rows, heads as number, width])
+  );
+  const dy = graph.input("dy", [rows, heads, width]);
+  const starts = graph.input("starts", [rows], "u32");
+  const counter = dropout && graph.input("counter", [4], "u32");
+  const { o, lse } = attentionWithLse(q, k, v, starts, {
+    scale: scaleOf(test),
+    dropout: dropout && { ...dropout, counter: counter! },
+  });
+  const [dq, dk, dv] = differentiate([{ tensor: o, gradient: dy }], [q, k, v]);
+  let offered = true;
+  using store = createStore(device);
+  using program = await compile(device, graph, { o, lse, dq, dk, dv }, store, {
+    choose(_, candidates) {
+      offered &&= candidate < candidates.length;
+      return offered ? candidate : candidates.length - 1;
+    },
+  });
+  if (!offered) return null;
+  const { counter: words, ...rest } = data;
+  program.run({ ...rest, ...(dropout && { counter: words }) });
+  const read = await program.read(...OUTPUTS);
+  return Object.fromEntries(OUTPUTS.map((name, i) => [name, new Float32Array(read[i])])) as Result;
+}
+
+async function candidates(test: Case, data = dataOf(test)): Promise<Result[]> {
+  const results: Result[] = [];
+  for (;;) {
+    const result = await run(test, results.length, data);
+    if (result === null) return results;
+    results.push(result);
+  }
+}
+
+function expected(
+  test: Case,
+  data: Data,
+  factor?: reference.AttentionReference["factor"],
+): Record<string, Float64Array> {
+  const [q, k, v] = [data.q, data.k, data.v].map((values) => Float64Array.from(values));
+  const shape = { ...test, rows: rowsOf(test), scale: scaleOf(test), starts: data.starts, factor };
+  const gradients = reference.attentionGradients(shape, q, k, v, data.dy);
+  return { o: reference.attention(shape, q, k, v), lse: reference.attentionLse(shape, q, k), ...gradients };
+}
+
+const cases: Record<string, Case> = {
+  "three documents, width 64": { heads: 4, keyHeads: 4, width: 64, documents: [30, 1, 44] },
+  "grouped heads 4:2, width 32, short documents": {
+    heads: 4,
+    keyHeads: 2,
+    width: 32,
+    documents: [1, 1, 5, 17, 1, 31, 2, 12],
+  },
+  "grouped heads 8:1, width 80": { heads: 8, keyHeads: 1, width: 80, documents: [20, 27] },
+  "width 128": { heads: 2, keyHeads: 1, width: 128, documents: [70] },
+  "one long document, width 16": { heads: 4, keyHeads: 4, width: 16, documents: [203] },
+  "documents of one row, width 20": { heads: 2, keyHeads: 2, width: 20, documents: Array(19).fill(1) },
+};
+
+for (const [name, test] of Object.entries(cases)) {
+  Deno.test(`attention: ${name}`, async () => {
+    const data = dataOf(test);
+    const wanted = expected(test, data);
+    const results = await candidates(test, data);
+    assert.ok(results.length >= 3, `${results.length} candidates`);
+    results.forEach((result, i) => {
+      for (const output of OUTPUTS) {
+        assertClose(result[output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, `candidate ${i}, ${output}`);
+      }
+    });
+  });
+}
+
+Deno.test("attention: gradients are those of finite differences, returned and added", async () => {
+  const test: Case = { heads: 4, keyHeads: 2, width: 32, documents: [9, 4] };
+  const { q, k, v, starts } = dataOf(test);
+  const rows = rowsOf(test);
+  const candidates = await checkOp({
+    build: (_, [q, k, v, starts]) => attentionWithLse(q, k, v, starts, { scale: scaleOf(test) }).o,
+    reference: ([q, k, v]) => reference.attention({ ...test, rows, scale: scaleOf(test), starts }, q, k, v),
+    inputs: [
+      { shape: [rows, 4, 32], data: q },
+      { shape: [rows, 2, 32], data: k },
+      { shape: [rows, 2, 32], data: v },
+      { shape: [rows], data: starts },
+    ],
+    atol: 3e-6,
+  });
+  assert.ok(candidates >= 3);
+});
+
+Deno.test("attention: scores in the thousands stay finite and right", async () => {
+  const test: Case = { heads: 4, keyHeads: 4, width: 64, documents: [40, 9] };
+  const data = dataOf(test);
+  data.q.forEach((value, i) => data.q[i] = value * 800);
+  const wanted = expected(test, data);
+  for (const [i, { o }] of (await candidates(test, data)).entries()) {
+    assertClose(o, wanted.o, { atol: 3e-3, rtol: 1e-3 }, `candidate ${i}`);
+  }
+});
+
+Deno.test("attention: documents packed give what they give alone", async () => {
+  const packed: Case = { heads: 4, keyHeads: 4, width: 64, documents: [11, 40, 26] };
+  const data = dataOf(packed);
+  const results = await candidates(packed, data);
+  let from = 0;
+  for (const length of packed.documents) {
+    const part = (values: Float32Array, size: number) => values.slice(from * size, (from + length) * size);
+    const alone = { ...packed, documents: [length] };
+    const single = await candidates(alone, {
+      ...data,
+      q: part(data.q, 256),
+      k: part(data.k, 256),
+      v: part(data.v, 256),
+      dy: part(data.dy, 256),
+      starts: new Uint32Array(length),
+    });
+    results.forEach((result, i) => {
+      for (const name of ["o", "dq", "dk", "dv"] as const) {
+        // Not to the bit: where a tile of keys begins depends on the rows before the document.
+        const tolerance = { atol: 2e-6, rtol: 2e-6 };
+        assertClose(part(result[name], 256), single[i][name], tolerance, `candidate ${i}, ${name} from ${from}`);
+      }
+    });
+    from += length;
+  }
+});
+
+Deno.test("attention: blocks outside of a row's document are not read", async () => {
+  const test: Case = { heads: 4, keyHeads: 4, width: 64, documents: [64, 64] };
+  const data = dataOf(test);
+  for (const values of [data.q, data.k, data.v, data.dy]) values.fill(NaN, 0, 64 * 256);
+  for (const [i, result] of (await candidates(test, data)).entries()) {
+    for (const name of ["o", "dq", "dk", "dv"] as const) {
+      assert.ok(
+        result[name].subarray(64 * 256).every(Number.isFinite),
+        `candidate ${i}: ${name} saw the other document`,
+      );
+    }
+  }
+});
+
+Deno.test("attention: the same bits each time", async () => {
+  const test = cases["three documents, width 64"];
+  assert.deepEqual(await run(test, 0), await run(test, 0));
+});
+
+Deno.test("attention refuses shapes it can't serve", () => {
+  const graph = new Graph();
+  const build = (q: number[], k: number[], rate = 0) => () =>
+    attentionWithLse(
+      graph.input(`q${q}`, q),
+      graph.input(`k${k}`, k),
+      graph.input(`k${k}`, k),
+      graph.input("starts", [8], "u32"),
+      { scale: 1, dropout: { rate, site: 0, counter: graph.input("counter", [4], "u32") } },
+    );
+  assert.throws(build([8, 4, 64], [8, 3, 64]), /^RangeError: Cannot apply attention to .*multiple of key heads/);
+  assert.throws(build([8, 4, 66], [8, 4, 66]), /multiple of 4 up to 128/);
+  assert.throws(build([8, 4, 132], [8, 4, 132]), /multiple of 4 up to 128/);
+  assert.throws(build([9, 4, 64], [9, 4, 64]), /starts is \(rows\) u32/);
+  assert.throws(build([8, 4, 64], [9, 4, 64]), /agree in rows/);
+  assert.throws(build([8, 4, 64], [8, 4, 64], 1), /dropout rate is in \[0, 1\), not 1/);
+  assert.doesNotThrow(build([8, 4, 64], [8, 4, 64]));
+});
