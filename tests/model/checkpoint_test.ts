@@ -3,31 +3,14 @@
 import assert from "node:assert/strict";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type FolderContent, readFolder, writeFolder } from "../../model/checkpoint.ts";
+import { readFolder, writeFolder } from "../../model/checkpoint.ts";
 import { UserError } from "../../model/errors.ts";
 import { replaceFolder, standingFolder } from "../../model/files.ts";
-import { attentionScale, type Gpt2Config, gpt2Parameters, parseGpt2Config } from "../../model/gpt2_config.ts";
-import { parseGenerationConfig } from "../../model/generation_config.ts";
+import { attentionScale, gpt2Parameters } from "../../model/gpt2_config.ts";
 import { fromF32, readSafetensors, type TensorSource, toF32, writeSafetensors } from "../../model/safetensors.ts";
 import { withFolder } from "./folders.ts";
+import { config, contentOf, numbered, small, values } from "./small_checkpoint.ts";
 import { fixture } from "./torch_fixtures.ts";
-
-const small = { model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 5, vocab_size: 11 };
-const config = parseGpt2Config(small, "config.json");
-
-/** Every element of a tensor is different, and different from every other tensor's. */
-function numbered({ shape }: { shape: readonly number[] }, tensor: number): Float32Array {
-  const length = shape.reduce((a, b) => a * b);
-  return Float32Array.from({ length }, (_, i) => tensor + (i + 1) / (length + 1));
-}
-
-function contentOf(config: Gpt2Config, offset = 0): FolderContent {
-  const tensors = gpt2Parameters(config).map((parameter, i) => ({
-    ...parameter,
-    read: () => numbered(parameter, i + offset),
-  }));
-  return { config, tensors };
-}
 
 /** A folder as `small` needs it, with `change` done to its tensors. */
 async function writeSmall(folder: string, change: (tensors: Map<string, TensorSource>) => void): Promise<void> {
@@ -37,13 +20,6 @@ async function writeSmall(folder: string, change: (tensors: Map<string, TensorSo
   change(tensors);
   await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(small));
   await writeSafetensors(join(folder, "model.safetensors"), tensors);
-}
-
-async function values(folder: string): Promise<Map<string, Float32Array>> {
-  using checkpoint = await readFolder(folder);
-  const read = new Map<string, Float32Array>();
-  for (const name of checkpoint.names()) read.set(name, await checkpoint.readF32(name));
-  return read;
 }
 
 async function refused(action: Promise<unknown>, ...messages: RegExp[]): Promise<void> {
@@ -156,43 +132,6 @@ Deno.test("checkpoint: an index that names what isn't there, or files elsewhere,
     await Deno.writeTextFile(index, '{"weight_map": []}');
     await refused(readFolder(folder), /weight_map: wanted an object/);
   });
-});
-
-Deno.test("config: every field that doesn't fit is named", () => {
-  const faults: [Record<string, unknown>, RegExp][] = [
-    [{ n_layer: undefined }, /^Cannot use config\.json: n_layer: the field is missing$/],
-    [{ vocab_size: null }, /vocab_size: the field is missing/],
-    [{ model_type: undefined }, /model_type: the field is missing/],
-    [{ model_type: "llama" }, /model_type: found "llama", wanted "gpt2"/],
-    [{ n_embd: "8" }, /n_embd: found "8", wanted an integer from 1/],
-    [{ n_embd: 8.5 }, /n_embd: found 8.5/],
-    [{ n_positions: 0 }, /n_positions: found 0/],
-    [{ n_layer: 1e9 }, /n_layer: found 1000000000, wanted an integer from 1 to 4096/],
-    [{ n_head: 3 }, /n_embd: 8 is no multiple of n_head 3/],
-    [{ n_inner: -1 }, /n_inner: found -1/],
-    [{ activation_function: "relu" }, /activation_function: found "relu", wanted "gelu_new" or .* or "gelu"$/],
-    [{ layer_norm_epsilon: "1e-5" }, /layer_norm_epsilon: found "1e-5"/],
-    [{ attn_pdrop: 1 }, /attn_pdrop: found 1, wanted a number from 0 to below 1/],
-    [{ scale_attn_weights: 1 }, /scale_attn_weights: found 1, wanted true or false/],
-    [{ scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx: true is not supported/],
-    [{ reorder_and_upcast_attn: true }, /reorder_and_upcast_attn: true is not supported/],
-    [{ add_cross_attention: true }, /add_cross_attention: true is not supported/],
-    [{ tie_word_embeddings: false }, /tie_word_embeddings: false is not supported/],
-    [{ eos_token_id: -1 }, /eos_token_id: found -1, wanted a token id/],
-    [{ architectures: "GPT2" }, /architectures: found "GPT2", wanted a list of names/],
-  ];
-  for (const [change, message] of faults) {
-    assert.throws(() => parseGpt2Config({ ...small, ...change }, "config.json"), { name: "UserError", message });
-  }
-  for (const json of [null, [], "gpt2", 3]) {
-    assert.throws(() => parseGpt2Config(json, "config.json"), { message: /config\.json: it holds no JSON object/ });
-  }
-  const published = { ...small, vocab_size: 50257 };
-  assert.equal(parseGpt2Config(published, "").eos_token_id, 50256);
-  assert.equal(parseGpt2Config({ ...published, eos_token_id: null }, "").eos_token_id, null);
-  assert.equal(parseGpt2Config(small, "").eos_token_id, null);
-  assert.deepEqual(parseGenerationConfig({ eos_token_id: 3 }, "").eos_token_id, [3]);
-  assert.throws(() => parseGenerationConfig({ eos_token_id: [3, -1] }, "g.json"), /g\.json: eos_token_id: found/);
 });
 
 Deno.test("checkpoint: a written folder loads again, bit for bit, and holds what transformers wants", async () => {
