@@ -33,7 +33,7 @@ export type App = Hono & AsyncDisposable;
 /**
  * Makes the HTTP app for a model; resolves when it can answer. Throws UserError for a folder that can't be served.
  *
- * ```ts no-eval
+ * ```ts ignore
  * await using app = await createApp({ model: "runs/sotu" });
  * const response = await app.request("/v1/completions", {
  *   method: "POST",

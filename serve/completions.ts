@@ -2,7 +2,7 @@
 import type { Engine, Sampling, TokenLogprob } from "../model/generate.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { type Choice, type CompletionRequest, type Logprobs, RequestError, type Usage } from "./protocol.ts";
-import { createTextStream, type Piece, type TextStream, tokenText } from "./stream.ts";
+import { bytesOf, createTextStream, type Piece, type TextStream, tokenText } from "./stream.ts";
 
 /** What answers requests. */
 export interface ServedModel {
@@ -88,6 +88,7 @@ function toPrompt(model: ServedModel, request: CompletionRequest, input: string 
   const { engine, tokenizer } = model;
   const bad = typeof input === "string" ? undefined : input.find((token) => token >= engine.vocabSize);
   if (bad !== undefined) throw outOfRange(bad, model, "prompt");
+  if (typeof input === "string") checkLength(input, model);
   const shown = typeof input === "string" ? tokenizer.encode(input, { allowSpecial: true }) : Uint32Array.from(input);
   const unknown = shown.find((token) => token >= engine.vocabSize);
   if (unknown !== undefined) throw outOfRange(unknown, model, "prompt");
@@ -111,6 +112,27 @@ function toPrompt(model: ServedModel, request: CompletionRequest, input: string 
     shown,
     scores: () => scores ??= shown.length > 0 ? engine.score(shown, request.logprobs ?? 0) : Promise.resolve([]),
   };
+}
+
+const longestTokens = new WeakMap<Tokenizer, number>();
+
+/** Refuses a text that would be too long even in the longest tokens, before time is spent on encoding it. */
+function checkLength(text: string, { engine, tokenizer }: ServedModel): void {
+  let longest = longestTokens.get(tokenizer);
+  if (longest === undefined) {
+    longest = 1;
+    for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, bytesOf(tokenizer, id).length);
+    longestTokens.set(tokenizer, longest);
+  }
+  const least = Math.ceil(text.length / longest);
+  if (least <= engine.contextLength) return;
+  throw new RequestError(
+    400,
+    `Shorten the prompt: its ${text.length} characters are at least ${least} tokens, and this model's maximum context length ` +
+      `is ${engine.contextLength}`,
+    "prompt",
+    "context_length_exceeded",
+  );
 }
 
 /** Seeds of the n choices of a prompt: seed, seed + 1, … modulo 2^32, the same for each prompt of a list; random without a seed. */

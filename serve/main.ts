@@ -86,8 +86,11 @@ async function serve(args: readonly string[]): Promise<void> {
   if (!flags) return;
   const path = await find(flags.model);
   const signal = untilSignal();
-  console.error(`Loading ${path.folder}`);
-  const starting = startServer({ hostname: flags.host, port: flags.port, open: () => openModel(path) });
+  const open = () => {
+    console.error(`Loading ${path.folder}`);
+    return openModel(path);
+  };
+  const starting = startServer({ hostname: flags.host, port: flags.port, open });
   const server = await Promise.race([starting, aborted(signal)]);
   if (!server) return; // a signal came while loading: leaving ends the Worker
   const { name, engine } = server.model;

@@ -31,7 +31,7 @@ const strictUtf8 = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
 const noBytes = new Uint8Array();
 
 /** The bytes of a token; none for an id that the model has and the tokenizer hasn't. */
-function bytesOf(tokenizer: Pick<Tokenizer, "bytes">, id: number): Uint8Array {
+export function bytesOf(tokenizer: Pick<Tokenizer, "bytes">, id: number): Uint8Array {
   try {
     return tokenizer.bytes(id);
   } catch (error) {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { loadTokenizer } from "../../model/tokenizer.ts";
 import { post, readEvents, serveMock } from "./serving.ts";
 
 const anything = fc.oneof(
@@ -118,7 +119,9 @@ Deno.test("whatever bytes, headers and methods come, the answer is in form", asy
 });
 
 Deno.test("large hostile bodies are refused quickly", async () => {
-  await using mock = await serveMock();
+  await using mock = await serveMock({ vocabSize: 50257, contextLength: 1024 }, {
+    tokenizer: await loadTokenizer("gpt2"),
+  });
   const bodies = {
     "a million ids": `{"model":"mock","prompt":[${"1,".repeat(1e6)}1]}`,
     "a million empty texts": `{"model":"mock","prompt":[${'"",'.repeat(1e6)}""]}`,
