@@ -102,39 +102,20 @@ function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: nu
       if (!result.success) throw explain(result.error, result.target === "json" ? await c.req.json() : undefined);
     },
   });
-  const info: ModelInfo = {
-    id: model.name,
-    object: "model",
-    created: Math.floor(Date.now() / 1000),
-    owned_by: "wgpt",
-  };
-  const checkName = (name: string, param: string | null) => {
-    if (name === model.name) return;
-    throw new RequestError(
-      404,
-      `Ask for the model '${model.name}': '${name}' isn't served here`,
-      param,
-      "model_not_found",
-    );
-  };
-  const checkHealth = () => {
-    if (!closing.aborted && (model.healthy?.() ?? true)) return;
-    throw new RequestError(503, "The model can't answer now", null, "model_unavailable");
-  };
-
   app.use("/v1/completions", bodyLimit({ maxSize: maxBodyBytes, onError: () => tooLarge(maxBodyBytes) }));
-  app.openapi(healthRoute, (c) => (checkHealth(), c.json({ status: "ok" as const }, 200)));
-  app.openapi(modelsRoute, (c) => c.json({ object: "list" as const, data: [info] }, 200));
-  app.openapi(modelRoute, (c) => (checkName(c.req.valid("param").id, null), c.json(info, 200)));
-  app.get("/v1/models/:id{.+}", (c) => (checkName(c.req.param("id"), null), c.json(info, 200))); // a name with slashes
+  addModels(app, model);
+  app.openapi(healthRoute, (c) => (checkHealth(model, closing), c.json({ status: "ok" as const }, 200)));
   app.openapi(completionsRoute, async (c) => {
     const request = c.req.valid("json");
-    checkName(request.model, "model");
+    checkName(model, request.model, "model");
     checkRequest(request);
-    checkHealth();
+    checkHealth(model, closing);
     const job = prepare(model, request);
     const signal = AbortSignal.any([c.req.raw.signal, closing]);
-    return request.stream ? sendEvents(c, job, signal) : c.json(await answer(job, signal, checkHealth), 200);
+    if (request.stream) return sendEvents(c, job, signal);
+    const completion = await answer(job, signal);
+    checkHealth(model, closing);
+    return c.json(completion, 200);
   });
   app.doc31("/openapi.json", { openapi: "3.1.0", info: { title: "wgpt", version: "1" } });
   for (const [path, allow] of Object.entries(methods)) {
@@ -146,6 +127,29 @@ function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: nu
   app.notFound((c) => respond(c, new RequestError(404, `Nothing is at ${c.req.path}`, null, "not_found")));
   app.onError((error, c) => respond(c, toRequestError(error)));
   return app;
+}
+
+function addModels(app: OpenAPIHono, model: ServedModel): void {
+  const created = Math.floor(Date.now() / 1000);
+  const info: ModelInfo = { id: model.name, object: "model", created, owned_by: "wgpt" };
+  app.openapi(modelsRoute, (c) => c.json({ object: "list" as const, data: [info] }, 200));
+  app.openapi(modelRoute, (c) => (checkName(model, c.req.valid("param").id, null), c.json(info, 200)));
+  app.get("/v1/models/:id{.+}", (c) => (checkName(model, c.req.param("id"), null), c.json(info, 200))); // with slashes
+}
+
+function checkName(model: ServedModel, name: string, param: string | null): void {
+  if (name === model.name) return;
+  throw new RequestError(
+    404,
+    `Ask for the model '${model.name}': '${name}' isn't served here`,
+    param,
+    "model_not_found",
+  );
+}
+
+function checkHealth(model: ServedModel, closing: AbortSignal): void {
+  if (!closing.aborted && (model.healthy?.() ?? true)) return;
+  throw new RequestError(503, "The model can't answer now", null, "model_unavailable");
 }
 
 function tooLarge(maxBodyBytes: number): never {
@@ -182,9 +186,8 @@ function head(job: Job): Omit<Completion, "choices" | "usage"> {
   };
 }
 
-async function answer(job: Job, signal: AbortSignal, checkHealth: () => void): Promise<Completion> {
+async function answer(job: Job, signal: AbortSignal): Promise<Completion> {
   const { choices, generated } = await collect(run(job, signal));
-  if (signal.aborted) checkHealth();
   return { ...head(job), choices, usage: usageOf(job, generated) };
 }
 

@@ -99,7 +99,7 @@ export async function openModel(model: string | ModelPath, name?: string): Promi
     engine,
     tokenizer,
     stopTokens: stopTokens.filter((id) => id < engine.vocabSize),
-    healthy: engine.healthy,
+    healthy: () => engine.healthy,
     [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
   };
 }

@@ -2,7 +2,7 @@
 import { openDevice } from "../kernels/gpu/device.ts";
 import { loadModel } from "../model/model.ts";
 import { createEngine } from "./engine.ts";
-import { hostEngine, type WorkerPort } from "./remote_engine.ts";
+import { hostEngine, type WorkerPort } from "./engine_host.ts";
 
 hostEngine(self as unknown as WorkerPort, async (folder, resources) => {
   const device = resources.use(await openDevice());

@@ -1,6 +1,6 @@
 /** A Worker with a mock engine instead of a GPU; the folder it is asked to open says how the engine behaves. */
 import { UserError } from "../../model/errors.ts";
-import { hostEngine, type WorkerPort } from "../../serve/remote_engine.ts";
+import { hostEngine, type WorkerPort } from "../../serve/engine_host.ts";
 import { mockEngine } from "./mock_engine.ts";
 
 hostEngine(self as unknown as WorkerPort, (folder) => {

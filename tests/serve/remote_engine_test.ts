@@ -26,7 +26,7 @@ Deno.test("an engine in a Worker says what the same engine says here", async () 
   assert.deepEqual([remote.contextLength, remote.vocabSize], [5000, 257]);
   assert.deepEqual(await all(remote.generate(prompt, some)), await all(local.generate(prompt, some)));
   assert.deepEqual(await remote.score(prompt, 3), await local.score(prompt, 3));
-  assert.ok(remote.healthy());
+  assert.ok(remote.healthy);
 });
 
 Deno.test("requests side by side get their own answers", async () => {
@@ -73,21 +73,21 @@ Deno.test("errors keep their kind across", async () => {
   await assert.rejects(open("missing"), (error) => error instanceof UserError && error.exitCode === 4);
   await using picky = await open("picky");
   await assert.rejects(all(picky.generate(prompt, some)), RangeError);
-  assert.ok(picky.healthy());
+  assert.ok(picky.healthy);
   await using failing = await open("failing");
   await assert.rejects(all(failing.generate(prompt, some)), /device lost/);
-  assert.ok(!failing.healthy());
+  assert.ok(!failing.healthy);
   await all(failing.generate(prompt, { ...some, maxTokens: 2 }));
-  assert.ok(failing.healthy());
+  assert.ok(failing.healthy);
 });
 
 Deno.test("a Worker that dies fails what waits for it, and all that comes later", async () => {
   await using exploding = await open("exploding");
   await assert.rejects(all(exploding.generate(prompt, some)), /driver gone/);
-  assert.ok(!exploding.healthy());
+  assert.ok(!exploding.healthy);
   await assert.rejects(all(exploding.generate(prompt, some)), /driver gone/);
   await assert.rejects(exploding.score(prompt, 1), /driver gone/);
-  await using mock = await serveMock({}, { engine: exploding, healthy: exploding.healthy });
+  await using mock = await serveMock({}, { engine: exploding, healthy: () => exploding.healthy });
   assert.equal((await mock.app.request("/health")).status, 503);
   assert.equal((await post(mock.app, { model: "mock", prompt: "a" })).status, 503);
 });
@@ -99,13 +99,13 @@ Deno.test("closing ends what runs", async () => {
   await new Promise((resolve) => setTimeout(resolve, 20));
   await remote[Symbol.asyncDispose]();
   await ended;
-  assert.ok(!remote.healthy());
+  assert.ok(!remote.healthy);
   await assert.rejects(remote.score(prompt, 1), /closed/);
 });
 
 Deno.test("two HTTP requests at once are both answered right", async () => {
   await using remote = await open("1");
-  await using mock = await serveMock({}, { engine: remote, healthy: remote.healthy });
+  await using mock = await serveMock({}, { engine: remote, healthy: () => remote.healthy });
   const [a, b] = await Promise.all([
     complete(mock.app, { prompt: "a", max_tokens: 10, n: 2 }),
     complete(mock.app, { prompt: "A", max_tokens: 10, echo: true, logprobs: 1 }),

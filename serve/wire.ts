@@ -1,0 +1,43 @@
+/** What passes between a Worker with an engine and the thread that asks it: messages and errors as plain data. Knows neither end. */
+import { UserError } from "../model/errors.ts";
+import type { Generated, Sampling, TokenLogprob } from "../model/generate.ts";
+
+export type Scores = readonly (TokenLogprob | null)[];
+
+export type ToWorker =
+  | { readonly type: "open"; readonly folder: string }
+  | { readonly type: "generate"; readonly id: number; readonly prompt: Uint32Array; readonly sampling: Sampling }
+  | { readonly type: "score"; readonly id: number; readonly tokens: Uint32Array; readonly top: number }
+  | { readonly type: "abort"; readonly id: number }
+  | { readonly type: "close" };
+
+/** Without an id a failure is that of opening the folder. */
+export type FromWorker =
+  | { readonly type: "opened"; readonly contextLength: number; readonly vocabSize: number }
+  | { readonly type: "token"; readonly id: number; readonly token: Generated }
+  | { readonly type: "scores"; readonly id: number; readonly scores: Scores }
+  | { readonly type: "end"; readonly id: number }
+  | { readonly type: "failed"; readonly id?: number; readonly failure: Failure }
+  | { readonly type: "closed" };
+
+/** An error as data: structured cloning would lose its class. */
+export interface Failure {
+  readonly name: string;
+  readonly message: string;
+  readonly exitCode?: number;
+}
+
+export function toFailure(error: unknown): Failure {
+  if (!(error instanceof Error)) return { name: "Error", message: String(error) };
+  return {
+    name: error.name,
+    message: error.message,
+    exitCode: error instanceof UserError ? error.exitCode : undefined,
+  };
+}
+
+/** UserError and RangeError come back as what they were, all others as Error. */
+export function fromFailure({ name, message, exitCode }: Failure): Error {
+  if (exitCode !== undefined) return new UserError(message, exitCode);
+  return name === "RangeError" ? new RangeError(message) : new Error(message);
+}
