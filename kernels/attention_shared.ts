@@ -3,22 +3,7 @@
  * knows no way of computing attention.
  */
 import { f32 } from "./gpu/wgsl.ts";
-const PHILOX = `
-fn mulhi(a: u32, b: u32) -> u32 {
-  let al = a & 0xffffu; let ah = a >> 16u; let bl = b & 0xffffu; let bh = b >> 16u;
-  let t = ah * bl + ((al * bl) >> 16u);
-  let w = al * bh + (t & 0xffffu);
-  return ah * bh + (t >> 16u) + (w >> 16u);
-}
-fn philox(counter: vec4u, key: vec2u) -> vec4u {
-  var c = counter; var k = key;
-  for (var i = 0u; i < 10u; i++) {
-    c = vec4u(mulhi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, 0xCD9E8D57u * c.z, mulhi(0xD2511F53u, c.x) ^ c.w ^ k.y, 0xD2511F53u * c.x);
-    k += vec2u(0x9E3779B9u, 0xBB67AE85u);
-  }
-  return c;
-}`;
-
+import { philox, PHILOX_WGSL } from "./random.ts";
 /** What an attention shader is specialised by. */
 export interface AttentionShape {
   readonly heads: number;
@@ -104,14 +89,14 @@ ${dropout ? dropoutText(dropout) : ""}`;
 
 /**
  * `kept4(row, key, head)`: bit e tells whether the probability of key + e survives for a row; rows and keys count within
- * the call. The generator's counter is (row, key / 4, head, site), both counted within the update, its key
+ * the call. The generator's counter is (row, key / 4, head, site), rows and keys counted within the whole update, its key
  * (seed, update); word key % 4 decides. So masks depend on neither rank nor microbatch.
  */
 function dropoutText({ rate, site }: { rate: number; site: number }): string {
-  return `${PHILOX}
+  return `${PHILOX_WGSL}
 const KEEP_SCALE = ${f32(1 / (1 - rate))};
 fn kept_block(row: u32, block: u32, head: u32) -> u32 {
-  let words = philox(vec4u(counter[2] + row, block, head, ${site}u), vec2u(counter[0], counter[1]));
+  let words = philox(vec4u(counter[2] + row, block, head, ${siteWord(site)}u), vec2u(counter[0], counter[1]));
   let kept = select(vec4u(), vec4u(1u, 2u, 4u, 8u), words >= vec4u(${dropThreshold(rate)}u));
   return kept.x | kept.y | kept.z | kept.w;
 }
@@ -130,6 +115,27 @@ fn keep_factor(row: u32, key: u32, head: u32) -> f32 {
 }
 
 /** A word below this drops its element. */
-export function dropThreshold(rate: number): number {
+function dropThreshold(rate: number): number {
   return Math.min(0xffff_ffff, Math.round(rate * 2 ** 32));
+}
+
+/** Attention's sites have the top bit, so that no other op's dropout shares their counters. */
+function siteWord(site: number): number {
+  return (site | 0x8000_0000) >>> 0;
+}
+
+/**
+ * What a probability is multiplied by, 0 or 1 / (1 - rate), as the shaders decide it.
+ *
+ * @param counter seed, update, first row of the call within the update.
+ */
+export function keepFactor(
+  { rate, site }: { rate: number; site: number },
+  [seed, update, first]: ArrayLike<number> & Iterable<number>,
+  row: number,
+  key: number,
+  head: number,
+): number {
+  const words = philox([first + row, Math.floor((first + key) / 4), head, siteWord(site)], [seed, update]);
+  return words[(first + key) % 4] < dropThreshold(rate) ? 0 : 1 / (1 - rate);
 }

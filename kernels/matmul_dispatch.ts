@@ -91,9 +91,11 @@ function kernelsFor(product: Product, device: Capabilities): Kernel[] {
     : [];
   const buffer = [...(lanes > 0 ? register("buffer", true) : []), ...register("buffer", false)];
   const few = m <= FEW_ROWS && lanes > 0 ? fewKernels(product, lanes) : [];
-  const plain = [tileKernel(form), scalarKernel(form)];
-  if (device.cpu) return [...few, ...texture, ...buffer, ...plain];
-  return [...few.reverse(), ...plain.slice(0, 1), ...buffer.reverse(), ...texture, ...plain.slice(1)];
+  const tile = tileKernel(form);
+  const last = scalarKernel(form);
+  if (!device.cpu) return [...few.reverse(), tile, ...buffer.reverse(), ...texture, last];
+  // With more rows than one, rows shared by shuffles beat lanes along the inner dimension (LOG.md).
+  return m === 1 ? [...few, ...texture, ...buffer, tile, last] : [...texture, ...few, ...buffer, tile, last];
 }
 
 /** Register blocks that suit a form, for the adapters they were measured on or meant for (LOG.md). */

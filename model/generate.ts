@@ -65,3 +65,26 @@ export interface Engine extends AsyncDisposable {
   /** Log-probability of each token given those before it; null for the first, which has none before it. */
   score(tokens: Uint32Array, top: number): Promise<readonly (TokenLogprob | null)[]>;
 }
+
+/** Throws RangeError for a prompt that an engine can't go on from. */
+export function checkPrompt(engine: Pick<Engine, "contextLength" | "vocabSize">, prompt: Uint32Array): void {
+  if (prompt.length === 0) throw new RangeError("Cannot generate from an empty prompt: give at least one token");
+  if (prompt.length > engine.contextLength) {
+    throw new RangeError(`Cannot use ${prompt.length} tokens: the model's context is ${engine.contextLength}`);
+  }
+  const unknown = prompt.find((id) => id >= engine.vocabSize);
+  if (unknown !== undefined) {
+    throw new RangeError(`Cannot use token id ${unknown}: the vocabulary has ${engine.vocabSize}`);
+  }
+}
+
+/** A chosen token, with why it is the last one where it is: a stop token, the limit, or a context with no place left. */
+export function generated(
+  choice: TokenLogprob,
+  { stopTokens, maxTokens }: Sampling,
+  made: number,
+  { full }: { readonly full: boolean },
+): Generated {
+  if (stopTokens.includes(choice.token)) return { ...choice, finish: "stop" };
+  return made >= maxTokens || full ? { ...choice, finish: "length" } : choice;
+}

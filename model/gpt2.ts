@@ -4,11 +4,12 @@
  *
  * Shapes: N rows, C channels, H heads, D head size, V vocabulary, L layers.
  */
+import { split } from "../kernels/columns.ts";
 import { embedding } from "../kernels/embedding.ts";
 import { reshape, type Tensor } from "../kernels/gpu/graph.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { layerNorm, residualLayerNorm } from "../kernels/norm.ts";
-import { add, gelu, split } from "../kernels/pointwise.ts";
+import { add, gelu } from "../kernels/pointwise.ts";
 import type { Architecture, Context } from "./context.ts";
 import { attentionScale, geluForm, type Gpt2Config, innerSize } from "./gpt2_config.ts";
 import { type Init, ones, type Scope, zeros } from "./scope.ts";

@@ -2,9 +2,9 @@
  * One training step on one device, as three programs made from one model: microstep (forward, backward, gradients added),
  * update (norm, clip, AdamW) and evaluate. It knows no data, no schedule and no files.
  */
-import { adamw, type AdamWOptions, zero } from "../kernels/adamw.ts";
+import { adamw, type AdamWOptions } from "../kernels/adamw.ts";
 import { Graph } from "../kernels/gpu/graph.ts";
-import { accumulate } from "../kernels/gpu/primitives.ts";
+import { accumulate, zero } from "../kernels/gpu/primitives.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { megabytes } from "../kernels/gpu/plan.ts";
 import { scale } from "../kernels/pointwise.ts";

@@ -1,6 +1,16 @@
-/** The two operations that differentiation and planning themselves need: fill with a constant, add in place. */
-import { apply, count, type Dispatch, formatType, type Graph, type Op, type Tensor } from "./graph.ts";
-import { f32, grid, GRID_WIDTH, wgsl } from "./wgsl.ts";
+/** The operations that differentiation and programs themselves need: fill, clear and add in place. */
+import {
+  apply,
+  type Capabilities,
+  count,
+  type Dispatch,
+  formatType,
+  type Graph,
+  type Op,
+  reshape,
+  type Tensor,
+} from "./graph.ts";
+import { grid, GRID_WIDTH, wgsl } from "./wgsl.ts";
 
 const WORKGROUP = 64;
 
@@ -16,8 +26,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 const ADD = `
 struct Uniforms { count: u32 }
-@group(0) @binding(0) var<storage, read_write> sum: array<vec4f>;
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;
+@group(0) @binding(0) var<storage, read_write> sum: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<T>;
 @group(0) @binding(2) var<uniform> u: Uniforms;
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -25,51 +35,72 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   if (i < u.count) { sum[i] = sum[i] + x[i]; }
 }`;
 
+/** Writes `value` into all of a tensor, by slices where it passes the binding limit. */
+function fills(x: Tensor, value: number, device: Capabilities): Dispatch[] {
+  return slices(x, device).map(({ rows, elements }) => ({
+    label: "fill",
+    wgsl: wgsl(FILL, { WORKGROUP, GRID_WIDTH, VALUE: { f32: value } }),
+    workgroups: grid(Math.ceil(elements / WORKGROUP)),
+    bindings: [{ tensor: x, access: "read_write", rows }],
+    uniforms: [elements],
+  }));
+}
+
 const fillOp: Op<{ shape: readonly number[]; value: number }> = {
   name: "fill",
   infer: (_, { shape }) => [{ shape, dtype: "f32" }],
-  kernels({ outputs: [x], attrs }) {
-    const code = wgsl(FILL, { WORKGROUP, GRID_WIDTH, VALUE: { f32: attrs.value } });
-    return [[{
-      label: `fill ${f32(attrs.value)}`,
-      wgsl: code,
-      workgroups: grid(Math.ceil(count(x) / WORKGROUP)),
-      bindings: [{ tensor: x, access: "read_write" }],
-      uniforms: [count(x)],
-    }]];
-  },
+  kernels: ({ outputs: [x], attrs }, device) => [fills(x, attrs.value, device)],
   cost: ({ outputs: [x] }) => ({ flops: 0, bytes: 4 * count(x) }),
+};
+
+const zeroOp: Op<undefined> = {
+  name: "zero",
+  infer: ([x]) => [x],
+  kernels: ({ outputs: [x] }, device) => [fills(x, 0, device)],
+  cost: ({ outputs: [x] }) => ({ flops: 0, bytes: 4 * count(x) }),
+  inPlace: () => ({ 0: 0 }),
 };
 
 const accumulateOp: Op<undefined> = {
   name: "accumulate",
   infer([sum, x]) {
-    if (count(sum) !== count(x) || sum.dtype !== "f32" || x.dtype !== "f32") {
-      throw new RangeError(`Cannot accumulate ${formatType(x)} into ${formatType(sum)}: counts or types differ`);
+    if (sum.shape.join() !== x.shape.join() || sum.dtype !== "f32" || x.dtype !== "f32") {
+      throw new RangeError(`Cannot accumulate ${formatType(x)} into ${formatType(sum)}: shapes or types differ`);
     }
     return [sum];
   },
-  kernels({ inputs: [, x], outputs: [sum] }, { limits }) {
-    const code = wgsl(ADD, { WORKGROUP, GRID_WIDTH });
-    const rowBytes = 4 * count(x) / sum.shape[0];
-    const step = rowSlice(rowBytes, limits.maxStorageBufferBindingSize, limits.minStorageBufferOffsetAlignment);
-    const dispatches: Dispatch[] = [];
-    for (let from = 0; from < sum.shape[0]; from += step) {
-      const rows = [from, Math.min(sum.shape[0], from + step)] as const;
-      const vectors = Math.ceil((rows[1] - rows[0]) * rowBytes / 16);
-      dispatches.push({
+  kernels: ({ inputs: [, x], outputs: [sum] }, device) => [
+    slices(sum, device).map(({ rows, elements }) => {
+      const lanes = elements % 4 === 0 ? 4 : 1;
+      return {
         label: "accumulate",
-        wgsl: code,
-        workgroups: grid(Math.ceil(vectors / WORKGROUP)),
-        bindings: [{ tensor: sum, access: "read_write", rows }, { tensor: x, access: "read", rows }],
-        uniforms: [vectors],
-      });
-    }
-    return [dispatches];
-  },
+        wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${wgsl(ADD, { WORKGROUP, GRID_WIDTH })}`,
+        workgroups: grid(Math.ceil(elements / lanes / WORKGROUP)),
+        bindings: [
+          { tensor: sum, access: "read_write", rows },
+          { tensor: x, access: "read", rows },
+        ],
+        uniforms: [elements / lanes],
+      };
+    }),
+  ],
   cost: ({ outputs: [sum] }) => ({ flops: count(sum), bytes: 12 * count(sum) }),
   inPlace: () => ({ 0: 0 }),
 };
+
+/** Rows of the first dimension that one binding takes, with their elements. */
+export function slices(x: Tensor, { limits }: Capabilities): { rows: readonly [number, number]; elements: number }[] {
+  const [rows] = x.shape;
+  const width = count(x) / rows;
+  const whole = 4 * count(x) <= limits.maxStorageBufferBindingSize;
+  const step = whole
+    ? rows
+    : rowSlice(4 * width, limits.maxStorageBufferBindingSize, limits.minStorageBufferOffsetAlignment);
+  return Array.from({ length: Math.ceil(rows / step) }, (_, i) => {
+    const to = Math.min(rows, (i + 1) * step);
+    return { rows: [i * step, to], elements: (to - i * step) * width };
+  });
+}
 
 /** The most rows whose bytes fit a binding and whose slices start at aligned offsets. */
 export function rowSlice(rowBytes: number, bindingLimit: number, alignment: number): number {
@@ -88,5 +119,10 @@ export function fill(graph: Graph, shape: readonly number[], value: number): Ten
 
 /** `sum + x` in the memory of `sum`; shapes may differ, counts may not. */
 export function accumulate(sum: Tensor, x: Tensor): Tensor {
-  return apply(accumulateOp, [sum, x], undefined)[0];
+  return apply(accumulateOp, [sum, reshape(x, sum.shape)], undefined)[0];
+}
+
+/** Zeroes in the memory of `x`. */
+export function zero(x: Tensor): Tensor {
+  return apply(zeroOp, [x], undefined)[0];
 }

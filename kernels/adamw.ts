@@ -1,0 +1,96 @@
+/** AdamW (Loshchilov and Hutter 2019) over flat arrays, in place; the arithmetic of torch.optim.AdamW. It knows no schedule. */
+import { apply, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
+import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
+
+export interface AdamWOptions {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** Decay of the parameters themselves, times the learning rate; no part of the gradient. */
+  readonly weightDecay: number;
+}
+
+const WORKGROUP = 64;
+
+const STEP = `
+struct Uniforms { count: u32 }
+@group(0) @binding(0) var<storage, read_write> parameter: array<T>;
+@group(0) @binding(1) var<storage, read_write> exp_avg: array<T>;
+@group(0) @binding(2) var<storage, read_write> exp_avg_sq: array<T>;
+@group(0) @binding(3) var<storage, read> gradient: array<T>;
+// learning rate, 1 - beta1^t, sqrt(1 - beta2^t)
+@group(0) @binding(4) var<storage, read> hyper: array<f32>;
+// coefficient, norm, 1 where the norm is finite
+@group(0) @binding(5) var<storage, read> clip: array<f32>;
+@group(0) @binding(6) var<uniform> u: Uniforms;
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let i = (group.x + group.y * GRID_WIDTH) * WORKGROUP + lane;
+  if (i >= u.count || clip[2] == 0.0) { return; }
+  let g = gradient[i] * clip[0];
+  let m = BETA1 * exp_avg[i] + (1.0 - BETA1) * g;
+  let v = BETA2 * exp_avg_sq[i] + (1.0 - BETA2) * g * g;
+  exp_avg[i] = m;
+  exp_avg_sq[i] = v;
+  let decayed = parameter[i] * (1.0 - hyper[0] * WEIGHT_DECAY);
+  parameter[i] = decayed - hyper[0] / hyper[1] * m / (sqrt(v) / hyper[2] + T(EPS));
+}`;
+
+const adamwOp: Op<AdamWOptions> = {
+  name: "adamw",
+  infer([parameter, gradient, expAvg, expAvgSq, hyper, clip]) {
+    for (const other of [gradient, expAvg, expAvgSq]) {
+      if (count(other) !== count(parameter) || other.dtype !== "f32") {
+        throw new RangeError(`Cannot update ${formatType(parameter)} with ${formatType(other)}: sizes differ`);
+      }
+    }
+    if (count(hyper) !== 4 || count(clip) !== 4) {
+      throw new RangeError(`Cannot update with ${formatType(hyper)} and ${formatType(clip)}: want (4) f32 each`);
+    }
+    return [parameter, expAvg, expAvgSq];
+  },
+  kernels({ inputs: [, gradient, , , hyper, clip], outputs, attrs }) {
+    const lanes = count(gradient) % 4 === 0 ? 4 : 1;
+    const text = wgsl(STEP, {
+      WORKGROUP,
+      GRID_WIDTH,
+      BETA1: { f32: attrs.beta1 },
+      BETA2: { f32: attrs.beta2 },
+      EPS: { f32: attrs.eps },
+      WEIGHT_DECAY: { f32: attrs.weightDecay },
+    });
+    return [[{
+      label: "adamw",
+      wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${text}`,
+      workgroups: grid(Math.ceil(count(gradient) / lanes / WORKGROUP)),
+      bindings: [
+        ...outputs.map((tensor) => ({ tensor, access: "read_write" }) as const),
+        ...[gradient, hyper, clip].map((tensor) => ({ tensor, access: "read" }) as const),
+      ],
+      uniforms: [count(gradient) / lanes],
+    }]];
+  },
+  cost: ({ inputs: [parameter] }) => ({ flops: 14 * count(parameter), bytes: 28 * count(parameter) }),
+  inPlace: () => ({ 0: 0, 1: 2, 2: 3 }),
+};
+
+/**
+ * One step, in place on the parameter and both moments; nothing changes where the gradients' norm isn't finite.
+ *
+ * @param parameter any shape, as gradient, expAvg and expAvgSq; none larger than the adapter's binding limit.
+ * @param hyper (4) f32: learning rate, 1 - beta1^t, √(1 - beta2^t), 0.
+ * @param clip (4) f32 as `clipCoefficient` gives it.
+ * @returns parameter, expAvg, expAvgSq as they are after the step.
+ */
+export function adamw(
+  parameter: Tensor,
+  gradient: Tensor,
+  expAvg: Tensor,
+  expAvgSq: Tensor,
+  hyper: Tensor,
+  clip: Tensor,
+  options: AdamWOptions,
+): readonly Tensor[] {
+  const { beta1, beta2, eps, weightDecay } = options;
+  return apply(adamwOp, [parameter, gradient, expAvg, expAvgSq, hyper, clip], { beta1, beta2, eps, weightDecay });
+}

@@ -1,0 +1,160 @@
+/** Sums over whole tensors, in a fixed order, and what clipping needs of them. It knows no optimizer. */
+import { elementwise } from "./elementwise.ts";
+import { apply, count, type Dispatch, formatType, type Op, scratch, type Tensor } from "./gpu/graph.ts";
+import { fill, slices } from "./gpu/primitives.ts";
+import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
+import { multiply, scale } from "./pointwise.ts";
+
+const LANES = 64;
+/** Elements that one workgroup adds up. */
+const BLOCK = LANES * 128;
+
+const SUM = `
+struct Uniforms { count: u32, first: u32 }
+@group(0) @binding(0) var<storage, read> x: array<T>;
+@group(0) @binding(1) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(2) var<uniform> u: Uniforms;
+var<workgroup> sums: array<f32, LANES>;
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let group = id.x + id.y * GRID_WIDTH;
+  let end = min(u.count, (group + 1u) * PER_GROUP);
+  var sum = T();
+  for (var i = group * PER_GROUP + lane; i < end; i += LANES) { sum += TERM; }
+  sums[lane] = dot(sum, T(1.0));
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) { sums[lane] += sums[lane + half]; }
+    workgroupBarrier();
+  }
+  if (lane == 0u) { partials[u.first + group] = sums[0]; }
+}`;
+
+interface Attrs {
+  readonly square: boolean;
+}
+
+const sumOp: Op<Attrs> = {
+  name: "sum",
+  infer(inputs) {
+    for (const input of inputs) if (input.dtype !== "f32") throw new RangeError(`Cannot sum ${formatType(input)}`);
+    return [{ shape: [1], dtype: "f32" }];
+  },
+  kernels({ inputs, outputs: [total], attrs: { square } }, device) {
+    const parts = inputs.flatMap((tensor) => slices(tensor, device).map((slice) => ({ tensor, ...slice })));
+    const elements = parts.map((part) => part.elements);
+    const groups = elements.map((size) => Math.ceil(size / BLOCK));
+    const all = groups.reduce((sum, size) => sum + size, 0);
+    const partials = scratch([all]);
+    let first = 0;
+    const dispatches = parts.map(({ tensor, rows }, part): Dispatch => {
+      const lanes = elements[part] % 4 === 0 ? 4 : 1;
+      const dispatch = {
+        label: square ? "sumOfSquares" : "sum",
+        wgsl: shader(lanes, square, BLOCK / lanes),
+        workgroups: grid(groups[part]),
+        bindings: [{ tensor, access: "read", rows }, { tensor: partials, access: "read_write" }],
+        uniforms: [elements[part] / lanes, first],
+      } as const;
+      first += groups[part];
+      return dispatch;
+    });
+    return [[...dispatches, {
+      label: "sum of partials",
+      wgsl: shader(1, false, 0xffff_ffff),
+      workgroups: [1, 1, 1],
+      bindings: [{ tensor: partials, access: "read" }, { tensor: total, access: "read_write" }],
+      uniforms: [all, 0],
+    }]];
+  },
+  cost({ inputs }) {
+    const elements = inputs.reduce((sum, input) => sum + count(input), 0);
+    return { flops: 2 * elements, bytes: 4 * elements };
+  },
+  vjp: ({ inputs, attrs: { square } }, [grad]) =>
+    inputs.map((x) => {
+      return square ? scaleBy(scale(x, 2), grad!) : scaleBy(fill(x.graph, x.shape, 1), grad!);
+    }),
+};
+
+function shader(lanes: 1 | 4, square: boolean, perGroup: number): string {
+  const types = lanes === 4 ? "alias T = vec4f;" : "alias T = f32;\nfn dot(a: f32, b: f32) -> f32 { return a * b; }";
+  const text = SUM.replace("TERM", square ? "x[i] * x[i]" : "x[i]");
+  // One group's end must not wrap around.
+  const constants = { LANES, GRID_WIDTH, PER_GROUP: perGroup };
+  return `${types}\n${wgsl(text, constants)}`;
+}
+
+/** Σ x, (1). */
+export function sum(x: Tensor): Tensor {
+  return apply(sumOp, [x], { square: false })[0];
+}
+
+/** Σ x² over all elements of all tensors, (1). */
+export function sumOfSquares(tensors: readonly Tensor[]): Tensor {
+  return apply(sumOp, tensors, { square: true })[0];
+}
+
+const scaleByOp: Op<undefined> = {
+  name: "scaleBy",
+  infer([x, factor]) {
+    if (x.dtype !== "f32" || count(factor) !== 1 || factor.dtype !== "f32") {
+      throw new RangeError(`Cannot scale ${formatType(x)} by ${formatType(factor)}: want f32 and (1) f32`);
+    }
+    return [x];
+  },
+  kernels: ({ inputs: [x, factor], outputs: [output] }, device) =>
+    elementwise({
+      label: "scaleBy",
+      inputs: [x],
+      whole: { factor: { tensor: factor, type: "array<f32>" } },
+      output,
+      body: "a * factor[0]",
+    }, device),
+  cost: ({ inputs: [x] }) => ({ flops: count(x), bytes: 8 * count(x) }),
+  vjp: ({ inputs: [x, factor] }, [grad]) => [scaleBy(grad!, factor), sum(multiply(grad!, x))],
+};
+
+/** x · factor, with the factor a (1) tensor. */
+export function scaleBy(x: Tensor, factor: Tensor): Tensor {
+  return apply(scaleByOp, [x, factor], undefined)[0];
+}
+
+const CLIP = `
+@group(0) @binding(0) var<storage, read> squared: array<f32>;
+@group(0) @binding(1) var<storage, read_write> clip: array<vec4f>;
+@compute @workgroup_size(1)
+fn main() {
+  let norm = sqrt(squared[0]);
+  // False for infinities and for NaN.
+  let finite = squared[0] <= 3.4028234e38;
+  let coefficient = min(1.0, MAX_NORM / (norm + 1e-6));
+  clip[0] = vec4f(select(0.0, coefficient, finite), norm, select(0.0, 1.0, finite), 0.0);
+}`;
+
+const clipOp: Op<{ readonly maxNorm: number }> = {
+  name: "clipCoefficient",
+  infer([squared], { maxNorm }) {
+    if (count(squared) !== 1 || !(maxNorm > 0)) {
+      throw new RangeError(`Cannot clip ${formatType(squared)} to ${maxNorm}: want (1) f32 and a norm above 0`);
+    }
+    return [{ shape: [4], dtype: "f32" }];
+  },
+  kernels: ({ inputs: [squared], outputs: [clip], attrs }) => [[{
+    label: "clipCoefficient",
+    wgsl: wgsl(CLIP, { MAX_NORM: { f32: attrs.maxNorm } }),
+    workgroups: [1, 1, 1],
+    bindings: [{ tensor: squared, access: "read" }, { tensor: clip, access: "read_write" }],
+  }]],
+  cost: () => ({ flops: 4, bytes: 20 }),
+};
+
+/**
+ * What gradients are multiplied by so that their norm is at most `maxNorm`, as torch.nn.utils.clip_grad_norm_ has it.
+ *
+ * @param squaredNorm (1).
+ * @returns (4): the coefficient min(1, maxNorm / (norm + 1e-6)), the norm, 1 where it is finite and else 0, 0.
+ */
+export function clipCoefficient(squaredNorm: Tensor, maxNorm: number): Tensor {
+  return apply(clipOp, [squaredNorm], { maxNorm })[0];
+}

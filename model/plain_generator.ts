@@ -1,0 +1,107 @@
+/**
+ * The plain generator: the whole context again for each token, with nothing cached. It is the specification that cached
+ * engines are tested against, and what training samples with.
+ */
+import { embedding } from "../kernels/embedding.ts";
+import { Graph } from "../kernels/gpu/graph.ts";
+import { compile, type Program } from "../kernels/gpu/program.ts";
+import { matmul } from "../kernels/matmul.ts";
+import { topLogprobs } from "../kernels/sample.ts";
+import { denseContext } from "./context.ts";
+import { checkPrompt, type Engine, type Generated, generated, type Sampling, type TokenLogprob } from "./generate.ts";
+import type { Model } from "./model.ts";
+import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "./sampling.ts";
+import { createScope } from "./scope.ts";
+
+export class PlainGenerator implements Engine {
+  readonly #programs = new Map<string, Promise<Program>>();
+
+  constructor(readonly model: Model) {}
+
+  get contextLength(): number {
+    return this.model.config.n_positions;
+  }
+
+  get vocabSize(): number {
+    return this.model.config.vocab_size;
+  }
+
+  async *generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
+    checkPrompt(this, prompt);
+    const wishes = wishesOf(sampling);
+    const program = await this.#sampler(wishes);
+    const history = new History(prompt, sampling);
+    const tokens = [...prompt];
+    for (let made = 1; made <= sampling.maxTokens && !signal?.aborted; made++) {
+      program.run({
+        ...this.#rows(tokens),
+        last: new Uint32Array([tokens.length - 1]),
+        ...history.inputs(this.vocabSize, wishes),
+      });
+      const next = generated(await readChoice(program, wishes, sampling.logprobs), sampling, made, {
+        full: tokens.length >= this.contextLength,
+      });
+      yield next;
+      if (next.finish !== undefined) return;
+      tokens.push(next.token);
+      history.push(next.token);
+    }
+  }
+
+  async score(tokens: Uint32Array, top: number): Promise<(TokenLogprob | null)[]> {
+    checkPrompt(this, tokens);
+    const program = await this.#scorer();
+    const k = Math.min(TOP_LOGPROBS, this.vocabSize);
+    const results: (TokenLogprob | null)[] = [null];
+    for (let row = 0; row + 1 < tokens.length; row++) {
+      program.run({ ...this.#rows([...tokens]), last: new Uint32Array([row]), target: tokens.slice(row + 1, row + 2) });
+      const [given, ids, logprobs] = await program.read("given", "ids", "logprobs");
+      const best = pairs(new Uint32Array(ids), new Float32Array(logprobs), Math.min(top, k));
+      results.push({ token: tokens[row + 1], logprob: new Float32Array(given)[0], top: best });
+    }
+    return results;
+  }
+
+  /** The whole context's rows; those past the tokens attend to nothing that is read. */
+  #rows(tokens: readonly number[]): Record<string, Uint32Array> {
+    const rows = new Uint32Array(this.contextLength);
+    rows.set(tokens);
+    return { tokens: rows, positions: rows.map((_, row) => row), starts: new Uint32Array(rows.length) };
+  }
+
+  #sampler(wishes: Wishes): Promise<Program> {
+    return this.#compile(JSON.stringify(wishes), (graph) => {
+      return samplingGraph(graph, this.#logits(graph), this.vocabSize, wishes);
+    });
+  }
+
+  #scorer(): Promise<Program> {
+    return this.#compile("score", (graph) => {
+      const k = Math.min(TOP_LOGPROBS, this.vocabSize);
+      return { ...topLogprobs(this.#logits(graph), graph.input("target", [1], "u32"), this.vocabSize, k) };
+    });
+  }
+
+  /** Logits of the row that the input `last` names. */
+  #logits(graph: Graph): ReturnType<typeof matmul> {
+    const scope = createScope(graph);
+    const { architecture } = this.model;
+    const hidden = architecture.hidden(scope, denseContext(graph, this.contextLength));
+    const last = embedding(hidden, graph.input("last", [1], "u32"));
+    return matmul(last, architecture.unembed(scope), { transposeB: true });
+  }
+
+  #compile(key: string, outputs: (graph: Graph) => Parameters<typeof compile>[2]): Promise<Program> {
+    const known = this.#programs.get(key);
+    if (known !== undefined) return known;
+    const graph = new Graph();
+    const program = compile(this.model.device, graph, outputs(graph), this.model.store);
+    this.#programs.set(key, program);
+    return program;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const program of this.#programs.values()) (await program)[Symbol.dispose]();
+    this.#programs.clear();
+  }
+}
