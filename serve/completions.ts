@@ -92,10 +92,11 @@ function toPrompt(model: ServedModel, request: CompletionRequest, input: string 
   const shown = typeof input === "string" ? tokenizer.encode(input, { allowSpecial: true }) : Uint32Array.from(input);
   const unknown = shown.find((token) => token >= engine.vocabSize);
   if (unknown !== undefined) throw outOfRange(unknown, model, "prompt");
-  if (shown.length === 0 && tokenizer.endOfText === undefined) {
-    throw new RequestError(400, "Give a prompt: this model's tokenizer has no token to begin with", "prompt");
+  const start = tokenizer.endOfText ?? Infinity;
+  if (shown.length === 0 && start >= engine.vocabSize) {
+    throw new RequestError(400, "Give a prompt: this model has no token to begin with", "prompt");
   }
-  const tokens = shown.length > 0 ? shown : Uint32Array.of(tokenizer.endOfText!);
+  const tokens = shown.length > 0 ? shown : Uint32Array.of(start);
   const wanted = tokens.length + request.max_tokens;
   if (wanted > engine.contextLength) {
     throw new RequestError(
