@@ -89,15 +89,19 @@ Deno.test("the openai client's abort ends the generation, streamed or whole", as
   assert.ok(served.engine.calls.every((call) => call.yielded < 60));
 });
 
-Deno.test("a socket that is just closed ends the generation", async () => {
+Deno.test("a socket that is just closed ends the generation, however the body was sent", async () => {
   await using served = await serve({ delay: 3 });
-  for (const stream of [true, false]) {
-    using socket = await Deno.connect({ hostname: "127.0.0.1", port: Number(new URL(served.server.url).port) });
+  const { port } = new URL(served.server.url);
+  for (const [stream, chunked] of [[true, false], [false, false], [true, true], [false, true]]) {
+    using socket = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
     const body = JSON.stringify({ model: "mock", prompt: "x", max_tokens: 200, stream });
-    const head =
-      `POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`;
-    await socket.write(new TextEncoder().encode(head + body));
-    await until(() => served.engine.calls.length > 0 && served.engine.calls.at(-1)!.yielded > 2);
+    const head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    const rest = chunked
+      ? `Transfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`
+      : `Content-Length: ${body.length}\r\n\r\n${body}`;
+    const before = served.engine.calls.length;
+    await socket.write(new TextEncoder().encode(head + rest));
+    await until(() => served.engine.calls.length > before && served.engine.calls[before].yielded > 2);
   }
   await until(() => served.engine.calls.every((call) => call.aborted));
   assert.ok(served.engine.calls.every((call) => call.yielded < 60));
