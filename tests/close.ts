@@ -20,11 +20,13 @@ export function assertClose(
   let worst = 0;
   let at = -1;
   for (let i = 0; i < expected.length; i++) {
-    const used = Math.abs(actual[i] - expected[i]) / (atol + rtol * Math.abs(expected[i]));
+    if (Object.is(actual[i], expected[i])) continue;
+    const difference = Math.abs(actual[i] - expected[i]);
+    const used = difference === 0 ? 0 : difference / (atol + rtol * Math.abs(expected[i]));
     if (!(used <= worst)) {
       worst = used;
       at = i;
-      if (Number.isNaN(used) && !(Number.isNaN(actual[i]) && Number.isNaN(expected[i]))) worst = Infinity;
+      if (Number.isNaN(used)) worst = Infinity;
     }
   }
   if (!(worst <= 1)) {
