@@ -9,7 +9,6 @@ import {
   type Dispatch,
   formatType,
   type Op,
-  reshape,
   type Scratch,
   scratch,
   type Tensor,
@@ -20,7 +19,7 @@ import rowSource from "./linear_cross_entropy.wgsl" with { type: "text" };
 import sumSource from "./linear_cross_entropy_sum.wgsl" with { type: "text" };
 import { type Matrix, type Product, withMatmuls } from "./matmul_dispatch.ts";
 import type { Form } from "./matmul_shader.ts";
-import { matmul } from "./matmul.ts";
+import { multiply } from "./pointwise.ts";
 
 export interface CrossEntropyOptions {
   /** V: columns of logits from here on are padding of the weight. */
@@ -121,17 +120,12 @@ const lossOp: Op<Attrs> = {
   cost: (call) => cost(call, 1),
   vjp({ inputs: [hidden, weight, targets, scale], attrs }, [gradient, rowGradients], into) {
     if (rowGradients !== null) throw new Error("Cannot differentiate rowLosses of linear_cross_entropy: use its loss");
-    const factor = times(scale, gradient!);
+    const factor = multiply(scale, gradient!);
     const options = { ...attrs, into: into[1] ?? undefined };
     const { dhidden, dweight } = linearCrossEntropyWithGradients(hidden, weight, targets, factor, options);
     return [dhidden, dweight, null, null];
   },
 };
-
-/** The product of two tensors (1). */
-function times(a: Tensor, b: Tensor): Tensor {
-  return reshape(matmul(reshape(a, [1, 1]), reshape(b, [1, 1])), [1]);
-}
 
 const gradientsOp: Op<Attrs> = {
   name: "linear_cross_entropy_gradients",
@@ -154,14 +148,14 @@ function candidates(call: Call<Attrs>, device: Capabilities, gradient: boolean):
   const [rows, width] = [hidden.shape[0], weight.shape[0]];
   const stride = Math.ceil(width / STEP) * STEP;
   const chunk = chunkRows(rows, stride, attrs.logitsBytes, device);
-  return withMatmuls(device, (multiply, plainest) => {
+  return withMatmuls(device, (matmul, plainest) => {
     const logits = scratch([chunk, stride]);
     const shader = rowShader(attrs.vocabulary, stride, gradient, device, plainest);
     const dispatches: Dispatch[] = [];
     for (let from = 0; from < rows; from += chunk) {
       const count = Math.min(chunk, rows - from);
       dispatches.push(
-        ...multiply(logitsOf(call, logits, from, count)),
+        ...matmul(logitsOf(call, logits, from, count)),
         {
           label: "cross_entropy rows",
           wgsl: shader,
@@ -174,7 +168,7 @@ function candidates(call: Call<Attrs>, device: Capabilities, gradient: boolean):
           ],
           uniforms: [from],
         },
-        ...(gradient ? gradientsOf(call, logits, from, count).flatMap(multiply) : []),
+        ...(gradient ? gradientsOf(call, logits, from, count).flatMap(matmul) : []),
       );
     }
     return [...dispatches, sum(rowLosses, scale, loss)];
