@@ -1,2 +1,23 @@
-/** wgpt: train and serve GPT-class language models on WebGPU. */
-export {};
+/**
+ * wgpt: train GPT-class language models and serve them, from TypeScript, on any GPU that WebGPU reaches.
+ *
+ * @example
+ * ```ts no-run
+ * import { loadModel, openDevice } from "./mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel(device, "gpt2");
+ * const logits = await model.logits([[464, 3290, 318]]); // (1, 3, 50257)
+ * ```
+ * @module
+ */
+export { Device, type DeviceOptions, openDevice } from "./kernels/gpu/device.ts";
+export { type RawTensor, readSafetensors, writeSafetensors } from "./model/safetensors.ts";
+export { defaultSampling, type Engine, type Generated, type Sampling, type TokenLogprob } from "./model/generate.ts";
+export type { Gpt2Config } from "./model/gpt2_config.ts";
+export { createModel, loadModel, type LoadOptions, type Model } from "./model/model.ts";
+export { loadTokenizer, type Tokenizer, trainTokenizer } from "./model/tokenizer.ts";
+export { UserError } from "./model/errors.ts";
+export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";
+export { type CachedEngine, createEngine, generate } from "./serve/engine.ts";
+export { createApp } from "./serve/app.ts";

@@ -2,8 +2,9 @@
  * A model on a device: parameters in a store, and the programs that turn tokens into logits, losses and gradients. It
  * knows no optimizer, no server and no text.
  */
+import { join } from "node:path";
 import type { Device } from "../kernels/gpu/device.ts";
-import { Graph } from "../kernels/gpu/graph.ts";
+import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore, type Entry, type Store } from "../kernels/gpu/store.ts";
 import { matmul } from "../kernels/matmul.ts";
@@ -15,7 +16,7 @@ import { gpt2, PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
 import { objective, parametersOf } from "./objective.ts";
 import { createScope, type Parameter } from "./scope.ts";
-import { findTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface LoadOptions {
   /** Format of the weights in memory. */
@@ -42,8 +43,8 @@ export async function loadModel(device: Device, folder: string, options: LoadOpt
   if (options.dtype !== undefined && options.dtype !== "f32") {
     throw new UserError(`Cannot load ${folder} as ${options.dtype}: weights are kept as f32`, 2);
   }
-  await using files = await readFolder(folder);
-  const model = new Model(device, files.config, { bare: files.prefix === "", tokenizer: await findTokenizer(folder) });
+  using files = await readFolder(folder);
+  const model = new Model(device, files.config, { bare: files.prefix === "", tokenizer: await tokenizerIn(folder) });
   try {
     for (const { name } of model.declared) model.store.write(name, await files.readF32(name));
     return model;
@@ -51,6 +52,15 @@ export async function loadModel(device: Device, folder: string, options: LoadOpt
     model[Symbol.dispose]();
     throw error;
   }
+}
+
+/** The folder's tokenizer, where it has one. */
+async function tokenizerIn(folder: string): Promise<Tokenizer | undefined> {
+  for (const file of ["tokenizer.json", "vocab.json"]) {
+    const found = await Deno.stat(join(folder, file)).then(() => true, () => false);
+    if (found) return await loadTokenizer(folder);
+  }
+  return undefined;
 }
 
 /** A new model with random weights: the same seed gives the same bits. */
@@ -243,7 +253,7 @@ export class Model implements Disposable {
 
   async #program(
     key: string,
-    build: (graph: Graph) => Record<string, import("../kernels/gpu/graph.ts").Tensor>,
+    build: (graph: Graph) => Record<string, Tensor>,
   ): Promise<Program> {
     const known = this.#programs.get(key);
     if (known !== undefined) return known;

@@ -10,6 +10,7 @@ import { topLogprobs } from "../kernels/sample.ts";
 import { cacheNames, pagedContext } from "../model/context.ts";
 import {
   checkPrompt,
+  defaultSampling,
   type Engine,
   type Generated,
   generated,
@@ -223,4 +224,33 @@ export function chunks(start: number, length: number): Chunk[] {
     from = to;
   }
   return result;
+}
+
+const engines = new WeakMap<Model, CachedEngine>();
+
+/**
+ * Tokens after a prompt, as they are chosen, with the cached engine. One generation of a model runs at a time.
+ *
+ * @example
+ * ```ts no-run
+ * import { generate, loadModel, loadTokenizer, openDevice } from "../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel(device, "gpt2");
+ * const tokenizer = await loadTokenizer("gpt2");
+ * const prompt = [...tokenizer.encode("My fellow citizens")];
+ * for await (const { token } of generate(model, prompt, { maxTokens: 20, temperature: 0.8, topP: 0.95 })) {
+ *   console.log(tokenizer.decode([token]));
+ * }
+ * ```
+ */
+export async function* generate(
+  model: Model,
+  prompt: readonly number[],
+  sampling: Partial<Sampling> = {},
+  signal?: AbortSignal,
+): AsyncGenerator<Generated> {
+  const engine = engines.get(model) ?? createEngine(model);
+  engines.set(model, engine);
+  yield* engine.generate(Uint32Array.from(prompt), { ...defaultSampling, ...sampling }, signal);
 }
