@@ -250,7 +250,7 @@ export function closest(given: string, candidates: readonly string[]): string | 
     distance: editDistance(name, candidate.toLowerCase()),
   }));
   const best = distances.reduce((a, b) => b.distance < a.distance ? b : a, { candidate: "", distance: Infinity });
-  if (best.distance <= Math.max(1, Math.floor(name.length / 3))) return best.candidate;
+  if (best.distance <= Math.ceil(name.length / 3)) return best.candidate;
   return name.length < 3 ? undefined : candidates.find((candidate) => candidate.toLowerCase().startsWith(name));
 }
 

@@ -1,0 +1,66 @@
+/** What a run says while it works: lines that stay, and one status line. It knows nothing of what is said. */
+
+export interface Console {
+  /** Where the work stands: rewritten in place on a terminal, elsewhere a line every few seconds. */
+  status(text: string): void;
+  /** A line that stays. */
+  line(text: string): void;
+  /** Text that goes on where the last ended, for a sample that streams. */
+  write(text: string): void;
+}
+
+export interface ConsoleOptions {
+  readonly terminal?: boolean;
+  readonly print?: (text: string) => void;
+  /** Seconds between two status lines where there is no terminal. */
+  readonly every?: number;
+}
+
+const CLEAR = "\r\x1b[2K";
+const encoder = new TextEncoder();
+
+/** A console on standard output. */
+export function createConsole(options: ConsoleOptions = {}): Console {
+  const terminal = options.terminal ?? Deno.stdout.isTerminal();
+  const print = options.print ?? printAll;
+  const every = (options.every ?? 5) * 1000;
+  let last = -Infinity;
+  let standing = false;
+  const cleared = () => {
+    const clear = standing ? CLEAR : "";
+    standing = false;
+    return clear;
+  };
+  return {
+    status(text) {
+      const now = performance.now();
+      if (now - last < (terminal ? 50 : every)) return;
+      last = now;
+      if (!terminal) return print(`${text}\n`);
+      print(CLEAR + text.slice(0, columns() - 1));
+      standing = true;
+    },
+    line: (text) => print(`${cleared()}${text}\n`),
+    write: (text) => print(cleared() + text),
+  };
+}
+
+function printAll(text: string): void {
+  const bytes = encoder.encode(text);
+  for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
+}
+
+/** A status line that wraps can't be rewritten. */
+function columns(): number {
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return 80;
+  }
+}
+
+/** Text a model made, without what a terminal would obey. */
+export function printable(text: string): string {
+  // deno-lint-ignore no-control-regex -- control characters are what this is about
+  return text.replaceAll(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+}

@@ -1,0 +1,46 @@
+/**
+ * What the training loop asks of a model in training. The loop knows only this, so that it can be tested with a learner of a
+ * few lines; it doesn't say where the numbers live.
+ */
+import type { Engine } from "../model/generate.ts";
+import type { Gpt2Config } from "../model/gpt2_config.ts";
+import type { DenseBatch } from "../model/model.ts";
+import type { Config } from "./config.ts";
+import type { Kind, Place } from "./step.ts";
+
+export interface NamedTensor {
+  /** The checkpoint's key. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly read: () => Promise<Float32Array>;
+}
+
+/** A model, its optimizer, and the programs that train it. */
+export interface Learner extends AsyncDisposable {
+  readonly config: Gpt2Config;
+  readonly device: string;
+  readonly parameters: number;
+  /** Forward and backward of one microbatch; gradients are summed. `scale` is 1 / (targets of the whole update). */
+  microstep(batch: DenseBatch, options: Place & { readonly scale: number }): void;
+  /** Clips, steps and clears the gradients. `update` counts from 1. */
+  update(options: { readonly learningRate: number; readonly update: number }): void;
+  /** Loss and gradient norm of the last update. Waits for everything begun before. */
+  report(): Promise<{ readonly loss: number; readonly gradNorm: number }>;
+  /** Sum of the losses over a batch's valid targets. */
+  evaluate(batch: DenseBatch): Promise<{ readonly loss: number; readonly targets: number }>;
+  /** Generates with the weights as they are. */
+  engine(): Engine;
+  tensors(kind: Kind): readonly NamedTensor[];
+  load(kind: Kind, name: string, data: Float32Array): void;
+  /** Sizes and memory, to print. */
+  describe(): string;
+}
+
+export interface LearnerOptions {
+  readonly config: Config;
+  readonly model: Gpt2Config;
+  /** False where all weights are loaded next: they may be anything. */
+  readonly initialize: boolean;
+}
+
+export type OpenLearner = (options: LearnerOptions) => Promise<Learner>;

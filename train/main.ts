@@ -1,0 +1,81 @@
+/** The commands of training: train, prepare, evaluate, plot, adapters. The only file of the room that reads arguments or exits. */
+import { closest, helpText, parseFlags } from "../model/arguments.ts";
+import { UserError } from "../model/errors.ts";
+import { readSettings } from "./config.ts";
+import { createConsole } from "./console.ts";
+import { listenForStop } from "./stop.ts";
+
+/** Ended by a signal, as shells have it. */
+const INTERRUPTED = 130;
+
+const PLOT_USAGE = `Draws a run's metrics as SVG files in its plots folder.
+
+  deno task plot RUN`;
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  async train(args) {
+    const settings = await readSettings(args);
+    if ("help" in settings) return print(settings.help);
+    const console = createConsole();
+    using stop = listenForStop((line) => console.line(line), () => Deno.exit(INTERRUPTED));
+    const [{ train }, { openLearner }] = await Promise.all([import("./loop.ts"), import("./gpu_learner.ts")]);
+    await train(settings, { openLearner, console, stop });
+  },
+  async prepare(args) {
+    const { prepareCommand } = await import("./prepare_command.ts");
+    await prepareCommand(args);
+  },
+  async evaluate(args) {
+    const [{ evaluateCommand }, { openScorer }] = await Promise.all([
+      import("./evaluate.ts"),
+      import("./gpu_scorer.ts"),
+    ]);
+    print(await evaluateCommand(args, openScorer));
+  },
+  async plot(args) {
+    const { positionals: [run, more], help } = parseFlags({}, args, { positionals: true });
+    if (help) return print(helpText(PLOT_USAGE, {}));
+    if (run === undefined || more !== undefined) throw new UserError("Name one run: deno task plot RUN", 2);
+    const { plotRun } = await import("./plot.ts");
+    print((await plotRun(run)).map((file) => `${file}\n`).join(""));
+  },
+  async adapters(args) {
+    const { adaptersCommand } = await import("./adapters.ts");
+    print(await adaptersCommand(args));
+  },
+};
+
+function print(text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
+}
+
+async function run([name, ...args]: readonly string[]): Promise<number> {
+  try {
+    const command = name === undefined ? undefined : commands[name];
+    if (command === undefined) {
+      const known = name === undefined ? undefined : closest(name, Object.keys(commands));
+      const list = Object.keys(commands).join(", ");
+      throw new UserError(
+        `Unknown command ${name ?? "(none)"}: ${known ? `did you mean ${known}?` : `wanted ${list}`}`,
+        2,
+      );
+    }
+    await command(args);
+    return 0;
+  } catch (error) {
+    return report(error);
+  }
+}
+
+/** Says what went wrong in one line; the stack only where it is asked for. */
+function report(error: unknown): number {
+  if (Deno.env.get("WGPT_DEBUG")) console.error(error);
+  else if (error instanceof UserError) console.error(`error: ${error.message}`);
+  else {console.error(
+      `error: ${error instanceof Error ? error.message : error}\nSet WGPT_DEBUG=1 to see where it comes from`,
+    );}
+  return error instanceof UserError ? error.exitCode : 1;
+}
+
+if (import.meta.main) Deno.exit(await run(Deno.args));

@@ -1,0 +1,106 @@
+/** metrics.jsonl: what a run measured, a record a line. It knows no GPU and no plot. */
+import { UserError } from "../model/errors.ts";
+import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+
+/** What a run starts from; the first record, once. */
+export interface RunRecord {
+  readonly kind: "run";
+  readonly step: number;
+  /** Nats a token of the held-out text under the training text's token counts. */
+  readonly unigramEntropy: number;
+  readonly parameters: number;
+  readonly device: string;
+}
+
+/** One update. */
+export interface UpdateRecord {
+  readonly kind: "update";
+  /** Counted from 1. */
+  readonly step: number;
+  /** Mean over the update's targets, in nats. */
+  readonly loss: number;
+  /** Before clipping. */
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  readonly tokensPerSecond: number;
+  /** Targets learned from since the first update. */
+  readonly tokens: number;
+}
+
+/** Held-out loss after so many updates. */
+export interface EvaluationRecord {
+  readonly kind: "evaluation";
+  readonly step: number;
+  /** Mean over targets, in nats. */
+  readonly loss: number;
+}
+
+export type MetricRecord = RunRecord | UpdateRecord | EvaluationRecord;
+
+/**
+ * Reads all records. A torn last line, left by a run that was killed, is passed over.
+ *
+ * @throws UserError where there is no such file or a line before the last is no record.
+ */
+export async function readMetrics(path: string): Promise<MetricRecord[]> {
+  return (await readLines(path)).map(({ record }) => record);
+}
+
+/** An open metrics file; records are on the disk's side when append returns. */
+export interface Metrics extends Disposable {
+  /** @throws UserError where the disk refuses. */
+  append(record: MetricRecord): void;
+}
+
+/**
+ * Opens a run's metrics and cuts what lies after update `step`: a resumed run writes it again. 0 starts anew.
+ *
+ * @throws UserError where the file can't be read or written.
+ */
+export async function openMetrics(path: string, step: number): Promise<Metrics> {
+  const lines = step > 0 && await exists(path) ? await readLines(path) : [];
+  const kept = lines.filter(({ record }) => record.step <= step).map(({ line }) => `${line}\n`).join("");
+  await writeAtomically(path, (file) => writeAll(file, new TextEncoder().encode(kept)));
+  const file = await Deno.open(path, { append: true }).catch((error) => {
+    throw explainIo("write", path, error);
+  });
+  return {
+    append(record) {
+      const bytes = new TextEncoder().encode(`${JSON.stringify(record)}\n`);
+      try {
+        for (let written = 0; written < bytes.length;) written += file.writeSync(bytes.subarray(written));
+      } catch (error) {
+        throw explainIo("write", path, error);
+      }
+    },
+    [Symbol.dispose]: () => file.close(),
+  };
+}
+
+async function readLines(path: string): Promise<{ line: string; record: MetricRecord }[]> {
+  const text = await Deno.readTextFile(path).catch((error) => {
+    throw explainIo("read", path, error);
+  });
+  const lines = text.split("\n");
+  return lines.flatMap((line, index) => {
+    if (line === "") return [];
+    const record = parseRecord(line);
+    if (record !== undefined) return [{ line, record }];
+    if (index === lines.length - 1) return [];
+    throw new UserError(`Cannot read ${path}: line ${index + 1} is no record`);
+  });
+}
+
+function parseRecord(line: string): MetricRecord | undefined {
+  try {
+    const record = JSON.parse(line);
+    const known = ["run", "update", "evaluation"].includes(record?.kind) && Number.isSafeInteger(record.step);
+    return known ? record : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}

@@ -1,0 +1,147 @@
+/** The folder of a run: a new one that nothing stood in, or the one to go on with. It knows no training. */
+import { join } from "node:path";
+import { UserError } from "../model/errors.ts";
+import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { readJson } from "../model/json_fields.ts";
+import { type Config, parseConfig, resumedConfig, type Settings } from "./config.ts";
+import { type Checkpoint, findCheckpoint } from "./state.ts";
+
+export const RUNS = "runs";
+const CONFIG = "config.json";
+const LOCK = ".lock";
+
+export interface Run extends Disposable {
+  readonly folder: string;
+  readonly config: Config;
+  /** Where to go on; undefined at the beginning. */
+  readonly checkpoint: Checkpoint | undefined;
+}
+
+/**
+ * Takes the run's folder for this process and writes its config.json.
+ *
+ * @throws UserError where a new run would overwrite something, a resumed one has other settings, or another process has it.
+ */
+export async function openRun(settings: Settings, warn: (line: string) => void): Promise<Run> {
+  const { config, given } = settings;
+  if (!config.resume) {
+    const folder = config.out === "" ? await claimFolder(config.preset) : await makeFolder(config.out);
+    return await occupy(folder, () => Promise.resolve({ config, checkpoint: undefined }));
+  }
+  const folder = config.out === "" ? await newestRun() : await standing(config.out);
+  return await occupy(folder, async () => {
+    const checkpoint = await findCheckpoint(folder, warn);
+    const saved = checkpoint?.state.config ?? await readConfig(folder);
+    return { config: saved === undefined ? config : resumedConfig(saved, given), checkpoint };
+  });
+}
+
+/** Locks the folder for as long as this process lives; the lock of a killed one is gone with it. */
+async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | typeof Symbol.dispose>>): Promise<Run> {
+  const path = join(folder, LOCK);
+  try {
+    using opened = new DisposableStack();
+    const lock = opened.use(await Deno.open(path, { write: true, create: true }));
+    if (!await lock.tryLock(true)) {
+      throw new UserError(
+        `Cannot use ${folder}: another process is training there; wait for it or choose another --out`,
+      );
+    }
+    const run = await open();
+    const text = JSON.stringify({ ...run.config, resume: false }, null, 2) + "\n";
+    await writeAtomically(join(folder, CONFIG), (file) => writeAll(file, new TextEncoder().encode(text)));
+    const held = opened.move();
+    return {
+      folder,
+      ...run,
+      [Symbol.dispose]() {
+        held.dispose();
+        if (run.checkpoint === undefined) removeUnused(folder);
+      },
+    };
+  } catch (error) {
+    throw explainIo("write", folder, error);
+  }
+}
+
+/** Removes the folder of a run that never began, so that its name is free for the next try. */
+function removeUnused(folder: string): void {
+  try {
+    const names = [...Deno.readDirSync(folder)].map(({ name }) => name);
+    if (names.some((name) => name !== LOCK && name !== CONFIG)) return;
+    Deno.removeSync(folder, { recursive: true });
+  } catch {
+    // It stays, and does no harm.
+  }
+}
+
+async function makeFolder(folder: string): Promise<string> {
+  try {
+    await Deno.mkdir(folder, { recursive: true });
+    for await (const { name } of Deno.readDir(folder)) {
+      const next = `go on with it by --resume, or choose another --out`;
+      throw new UserError(`Cannot start a run in ${folder}: it holds ${name} already; ${next}`);
+    }
+  } catch (error) {
+    throw explainIo("write", folder, error);
+  }
+  return folder;
+}
+
+/** The next free folder: runs/tiny-001. */
+async function claimFolder(preset: string): Promise<string> {
+  await Deno.mkdir(RUNS, { recursive: true }).catch((error) => {
+    throw explainIo("write", RUNS, error);
+  });
+  const numbers = (await folders()).map((name) => {
+    const [, base, digits] = /^(.*)-(\d+)$/.exec(name) ?? [];
+    return base === preset ? Number(digits) : 0;
+  });
+  for (let number = 1 + Math.max(0, ...numbers);; number++) {
+    const folder = join(RUNS, `${preset}-${String(number).padStart(3, "0")}`);
+    try {
+      await Deno.mkdir(folder);
+      return folder;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AlreadyExists)) throw explainIo("write", folder, error);
+    }
+  }
+}
+
+/** The run that was worked on last. @throws UserError where there is none. */
+export async function newestRun(): Promise<string> {
+  const runs = await Promise.all((await folders()).map(async (name) => {
+    const times = await Promise.all([CONFIG, "metrics.jsonl", "checkpoints/latest"].map((file) => {
+      return Deno.stat(join(RUNS, name, file)).then(({ mtime }) => Number(mtime), () => 0);
+    }));
+    return { folder: join(RUNS, name), time: Math.max(...times) };
+  }));
+  const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { folder: "", time: 0 });
+  if (newest.time === 0) {
+    throw new UserError(`Nothing to resume: ${RUNS} holds no run; start one with \`deno task train\``);
+  }
+  return newest.folder;
+}
+
+async function standing(folder: string): Promise<string> {
+  const there = await Deno.stat(folder).then(({ isDirectory }) => isDirectory, () => false);
+  if (!there) throw new UserError(`Nothing to resume: there is no run ${folder}; start it without --resume`);
+  return folder;
+}
+
+/** The settings of a run that was killed before its first checkpoint; undefined where it didn't get that far. */
+async function readConfig(folder: string): Promise<Config | undefined> {
+  const file = join(folder, CONFIG);
+  if (!await Deno.stat(file).then(() => true, () => false)) return undefined;
+  return parseConfig(await readJson(file), file);
+}
+
+async function folders(): Promise<string[]> {
+  const found: string[] = [];
+  try {
+    for await (const { name, isDirectory } of Deno.readDir(RUNS)) if (isDirectory) found.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw explainIo("read", RUNS, error);
+  }
+  return found.filter((name) => !name.startsWith("."));
+}

@@ -1,0 +1,190 @@
+/**
+ * A run's checkpoints: each a Hugging Face folder with the optimizer's moments and the run's place beside the weights. It
+ * knows what must be kept to go on with the same bits, and nothing of how the numbers come about.
+ */
+import { join } from "node:path";
+import { readFolder, writeFolder } from "../model/checkpoint.ts";
+import { UserError } from "../model/errors.ts";
+import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { fromF32, openSafetensors, writeSafetensors } from "../model/safetensors.ts";
+import type { Tokenizer } from "../model/tokenizer.ts";
+import { type Config, parseConfig } from "./config.ts";
+import type { Learner } from "./learner.ts";
+import { loadWeights } from "./starting_point.ts";
+
+/** Where a run stands after an update. */
+export interface TrainerState {
+  readonly version: 1;
+  /** Updates done. */
+  readonly step: number;
+  /** Index of the next training microbatch. */
+  readonly nextBatch: number;
+  /** Targets learned from. */
+  readonly tokens: number;
+  /** Held-out loss after this update, where it was measured. */
+  readonly heldOutLoss: number | null;
+  /** Lowest held-out loss up to now. */
+  readonly bestLoss: number | null;
+  readonly config: Config;
+  readonly tokenizerHash: string;
+  /** Identity of the prepared data. */
+  readonly dataHash: string;
+}
+
+export interface Checkpoint {
+  readonly folder: string;
+  readonly state: TrainerState;
+}
+
+const STATE = "trainer_state.json";
+const OPTIMIZER = "optimizer.safetensors";
+const MOMENTS = { expAvg: "exp_avg", expAvgSq: "exp_avg_sq" } as const;
+
+/**
+ * Writes `checkpoints/step-NNNNNN` of a run, whole or not at all, then points `latest` at it.
+ *
+ * @returns the folder.
+ * @throws UserError where the disk refuses; checkpoints written before stand as they were.
+ */
+export async function saveCheckpoint(
+  run: string,
+  learner: Learner,
+  tokenizer: Tokenizer,
+  state: TrainerState,
+): Promise<string> {
+  const name = `step-${String(state.step).padStart(6, "0")}`;
+  const folder = join(run, "checkpoints", name);
+  await writeFolder(folder, {
+    config: learner.config,
+    tokenizer,
+    tensors: learner.tensors("parameter"),
+    extra: async (temporary) => {
+      const moments = (Object.keys(MOMENTS) as (keyof typeof MOMENTS)[]).flatMap((kind) =>
+        learner.tensors(kind).map(({ name, shape, read }) =>
+          [`${name}.${MOMENTS[kind]}`, { dtype: "F32", shape, data: async () => fromF32(await read(), "F32") }] as const
+        )
+      );
+      await writeSafetensors(join(temporary, OPTIMIZER), moments);
+      await Deno.writeTextFile(join(temporary, STATE), JSON.stringify(state, null, 2) + "\n");
+    },
+  });
+  await writeAtomically(join(run, "checkpoints", "latest"), (file) => {
+    return writeAll(file, new TextEncoder().encode(`${name}\n`));
+  });
+  return folder;
+}
+
+/**
+ * The newest checkpoint of a run that is whole. Those that aren't are passed over with a warning.
+ *
+ * @returns undefined where the run has none yet.
+ * @throws UserError where it has some and none is whole.
+ */
+export async function findCheckpoint(run: string, warn: (line: string) => void): Promise<Checkpoint | undefined> {
+  const folders = (await listFolders(run)).reverse();
+  for (const folder of folders) {
+    try {
+      return await openCheckpoint(folder);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      warn(`passing over ${folder}: ${error.message}`);
+    }
+  }
+  if (folders.length === 0) return undefined;
+  throw new UserError(`Cannot resume ${run}: none of its ${folders.length} checkpoints is whole; start a new run`);
+}
+
+/** Reads a checkpoint's place and checks that all of its files are whole. */
+async function openCheckpoint(folder: string): Promise<Checkpoint> {
+  const state = await readState(folder);
+  using weights = await readFolder(folder);
+  using moments = await openSafetensors(join(folder, OPTIMIZER));
+  for (const name of weights.names()) {
+    for (const kind of Object.values(MOMENTS)) {
+      const shape = moments.tensors.get(`${name}.${kind}`)?.shape;
+      if (shape?.join() !== weights.shape(name).join()) {
+        throw new UserError(`Cannot use ${moments.path}: ${name}.${kind} is missing or of another shape`);
+      }
+    }
+  }
+  return { folder, state };
+}
+
+async function readState(folder: string): Promise<TrainerState> {
+  const file = join(folder, STATE);
+  const text = await Deno.readTextFile(file).catch((error) => {
+    throw explainIo("read", file, error);
+  });
+  let state: TrainerState;
+  try {
+    state = JSON.parse(text);
+  } catch {
+    throw new UserError(`Cannot read ${file}: no valid JSON`);
+  }
+  const counts = [state?.step, state?.nextBatch, state?.tokens];
+  const hashes = [state?.tokenizerHash, state?.dataHash];
+  const whole = state?.version === 1 && counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
+    hashes.every((hash) => typeof hash === "string");
+  if (!whole) throw new UserError(`Cannot use ${file}: it isn't the state of a run of this version`);
+  return { ...state, config: parseConfig(state.config, file) };
+}
+
+/** Loads weights and moments: the learner is then where the checkpoint left off. */
+export async function restore(learner: Learner, { folder }: Checkpoint): Promise<void> {
+  await loadWeights(learner, folder);
+  using moments = await openSafetensors(join(folder, OPTIMIZER));
+  for (const kind of Object.keys(MOMENTS) as (keyof typeof MOMENTS)[]) {
+    for (const { name } of learner.tensors(kind)) {
+      learner.load(kind, name, await moments.readF32(`${name}.${MOMENTS[kind]}`));
+    }
+  }
+}
+
+/**
+ * Removes checkpoints but the newest `keep` and the one with the lowest held-out loss, and what writers that died left.
+ *
+ * @throws UserError where something can't be removed.
+ */
+export async function pruneCheckpoints(run: string, keep: number): Promise<void> {
+  const folders = await listFolders(run);
+  const losses = await Promise.all(folders.map(async (folder) => {
+    const state = await readState(folder).catch(() => undefined);
+    return { folder, loss: state?.heldOutLoss ?? Infinity };
+  }));
+  const best = losses.reduce((a, b) => b.loss < a.loss ? b : a, { folder: "", loss: Infinity }).folder;
+  const doomed = folders.slice(0, -keep).filter((folder) => folder !== best);
+  for (const folder of doomed) {
+    // Renamed first, so that a half removed folder never looks like a checkpoint.
+    const away = `${folder}.tmp-removed`;
+    await remove(away);
+    await Deno.rename(folder, away).catch((error) => {
+      throw explainIo("remove", folder, error);
+    });
+    await remove(away);
+  }
+  for (const name of await names(run)) if (/^step-\d+\.tmp-/.test(name)) await remove(join(run, "checkpoints", name));
+}
+
+/** Checkpoint folders, by step. */
+async function listFolders(run: string): Promise<string[]> {
+  const steps = (await names(run)).filter((name) => /^step-\d{6,}$/.test(name));
+  const step = (name: string) => Number(name.slice("step-".length));
+  return steps.sort((a, b) => step(a) - step(b)).map((name) => join(run, "checkpoints", name));
+}
+
+async function names(run: string): Promise<string[]> {
+  const folder = join(run, "checkpoints");
+  const found: string[] = [];
+  try {
+    for await (const { name } of Deno.readDir(folder)) found.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw explainIo("read", folder, error);
+  }
+  return found;
+}
+
+async function remove(path: string): Promise<void> {
+  await Deno.remove(path, { recursive: true }).catch((error) => {
+    if (!(error instanceof Deno.errors.NotFound)) throw explainIo("remove", path, error);
+  });
+}
