@@ -1,0 +1,152 @@
+/** The cached engine against the plain generator, and both against dense logits, over chunk borders and to the context's end. */
+import assert from "node:assert/strict";
+import { defaultSampling, type Engine, type Generated, type Sampling } from "../../model/generate.ts";
+import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
+import { createModel } from "../../model/model.ts";
+import { PlainGenerator } from "../../model/plain_generator.ts";
+import { chunks, createEngine } from "../../serve/engine.ts";
+import { assertClose } from "../close.ts";
+import { testDevice } from "../harness.ts";
+
+/** Past two full buckets, the second of them ragged; weights large enough that tokens differ. */
+const config: Gpt2Config = {
+  ...gpt2Defaults,
+  vocab_size: 193,
+  n_positions: 150,
+  n_embd: 48,
+  n_head: 3,
+  n_layer: 2,
+  initializer_range: 0.3,
+};
+
+const greedy: Sampling = { ...defaultSampling, temperature: 0, maxTokens: 12, logprobs: 3 };
+// Log-probabilities are differences of sums of size 10 over about 500 f32 roundings.
+const TOLERANCE = { atol: 1e-4, rtol: 1e-5 };
+
+const prompt = (length: number) => Uint32Array.from({ length }, (_, i) => (i * 37 + 11) % config.vocab_size);
+
+async function all(
+  engine: Engine,
+  tokens: Uint32Array,
+  sampling: Sampling,
+  signal?: AbortSignal,
+): Promise<Generated[]> {
+  const made: Generated[] = [];
+  for await (const token of engine.generate(tokens, sampling, signal)) made.push(token);
+  return made;
+}
+
+function sameTokens(actual: readonly Generated[], expected: readonly Generated[]): void {
+  assert.deepEqual(
+    actual.map(({ token, finish }) => [token, finish]),
+    expected.map(({ token, finish }) => [token, finish]),
+  );
+  assertClose(
+    actual.map(({ logprob }) => logprob),
+    expected.map(({ logprob }) => logprob),
+    TOLERANCE,
+    "log-probability",
+  );
+  actual.forEach(({ top }, i) =>
+    assert.deepEqual(top.map(({ token }) => token), expected[i].top.map(({ token }) => token))
+  );
+}
+
+Deno.test("greedy by the engine is greedy by the plain generator", async () => {
+  const device = await testDevice();
+  using model = createModel(device, config, { seed: 5 });
+  await using plain = new PlainGenerator(model);
+  await using engine = createEngine(model);
+  for (const length of [1, 15, 16, 17, 40, 129, 145, 150]) {
+    sameTokens(await all(engine, prompt(length), greedy), await all(plain, prompt(length), greedy));
+  }
+});
+
+Deno.test("penalties, bias, seeds and truncation choose the same tokens in both", async () => {
+  const device = await testDevice();
+  using model = createModel(device, config, { seed: 6 });
+  await using plain = new PlainGenerator(model);
+  await using engine = createEngine(model);
+  const wishes: Partial<Sampling>[] = [
+    { temperature: 0.9, topP: 0.8, seed: 2 ** 40 + 3 },
+    { temperature: 1.3, topK: 7, seed: 4 },
+    { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5 },
+    { temperature: 0.7, repetitionPenalty: 1.4, seed: 9, logitBias: new Map([[5, 3], [17, -100]]) },
+  ];
+  for (const wish of wishes) {
+    const sampling = { ...greedy, maxTokens: 20, ...wish };
+    sameTokens(await all(engine, prompt(9), sampling), await all(plain, prompt(9), sampling));
+  }
+  const banned = new Map([[(await all(engine, prompt(9), greedy))[0].token, -100]]);
+  const [first] = await all(engine, prompt(9), { ...greedy, logitBias: banned });
+  assert.ok(!banned.has(first.token));
+});
+
+Deno.test("dense logits, scores by chunks and token-by-token decoding agree", async () => {
+  const device = await testDevice();
+  using model = createModel(device, config, { seed: 7 });
+  await using plain = new PlainGenerator(model);
+  await using engine = createEngine(model);
+  const tokens = prompt(137);
+  const logits = await model.logits([[...tokens]]);
+  const V = config.vocab_size;
+  const expected = Array.from({ length: tokens.length - 1 }, (_, row) => {
+    const own = Float64Array.from(logits.subarray(row * V, (row + 1) * V));
+    const highest = Math.max(...own);
+    return own[tokens[row + 1]] - highest - Math.log(own.reduce((sum, value) => sum + Math.exp(value - highest), 0));
+  });
+  const scores = await engine.score(tokens, 2);
+  assert.equal(scores[0], null);
+  assertClose(scores.slice(1).map((score) => score!.logprob), expected, TOLERANCE, "scores");
+  assert.ok(scores.slice(1).every((score) => score!.top.length === 2 && score!.top[0].logprob >= score!.logprob));
+  const few = await plain.score(tokens.subarray(0, 6), 1);
+  assertClose(few.slice(1).map((score) => score!.logprob), expected.slice(0, 5), TOLERANCE, "plain scores");
+  // Each next token forced by a bias, so that decoding walks the same text token by token.
+  for (let row = 60; row < 64; row++) {
+    const [made] = await all(engine, tokens.subarray(0, row + 1), { ...greedy, maxTokens: 1, logprobs: 20 });
+    const best = made.top[0];
+    const own = logits.subarray(row * V, (row + 1) * V);
+    assert.equal(best.token, own.indexOf(Math.max(...own)));
+  }
+});
+
+Deno.test("stop tokens, limits, aborts and a full context end a generation", async () => {
+  const device = await testDevice();
+  using model = createModel(device, config, { seed: 8 });
+  await using engine = createEngine(model);
+  const made = await all(engine, prompt(5), greedy);
+  assert.equal(made.length, 12);
+  assert.equal(made[11].finish, "length");
+  const stopped = await all(engine, prompt(5), { ...greedy, stopTokens: [made[3].token] });
+  assert.equal(stopped.at(-1)!.finish, "stop");
+  assert.ok(stopped.length <= 4);
+  assert.equal((await all(engine, prompt(150), greedy)).length, 1);
+  const abort = new AbortController();
+  const taken: Generated[] = [];
+  for await (const token of engine.generate(prompt(5), { ...greedy, maxTokens: 100 }, abort.signal)) {
+    taken.push(token);
+    if (taken.length === 2) abort.abort();
+  }
+  assert.equal(taken.length, 2);
+  await assert.rejects(all(engine, prompt(0), greedy), /empty prompt/);
+  await assert.rejects(all(engine, prompt(151), greedy), /its? context is 150|context is 150/);
+  await assert.rejects(all(engine, Uint32Array.of(193), greedy), /token id 193/);
+});
+
+Deno.test("requests made together take turns and get their own answers", async () => {
+  const device = await testDevice();
+  using model = createModel(device, config, { seed: 9 });
+  await using engine = createEngine(model);
+  const lengths = [3, 20, 7];
+  const alone: Generated[][] = [];
+  for (const length of lengths) alone.push(await all(engine, prompt(length), greedy));
+  const together = await Promise.all(lengths.map((length) => all(engine, prompt(length), greedy)));
+  assert.deepEqual(together, alone);
+});
+
+Deno.test("a prompt is cut into buckets", () => {
+  const cut = (start: number, length: number) => chunks(start, length).map(({ from, to, rows }) => [from, to, rows]);
+  assert.deepEqual(cut(0, 1), [[0, 1, 1]]);
+  assert.deepEqual(cut(7, 2), [[7, 9, 16]]);
+  assert.deepEqual(cut(0, 150), [[0, 128, 128], [128, 144, 16], [144, 150, 16]]);
+});
