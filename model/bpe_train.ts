@@ -12,7 +12,6 @@ interface Pair {
   readonly right: number;
   readonly words: number[];
   count: number;
-  merged: boolean;
 }
 
 /** Every word as token ids, back to back. */
@@ -60,7 +59,7 @@ function createPairs(corpus: Corpus) {
   function pairOf(left: number, right: number): Pair {
     const slot = table.find(left, right);
     if (slot >= 0) return pairs[table.first(slot)];
-    const pair: Pair = { left, right, words: [], count: 0, merged: false };
+    const pair: Pair = { left, right, words: [], count: 0 };
     table.set(left, right, pairs.length);
     pairs.push(pair);
     return pair;
@@ -126,7 +125,8 @@ function mergeInWord(
 /**
  * Merges the most frequent adjacent pair again and again until there are `size` tokens or nothing is left to merge. Of equally
  * frequent pairs the one with the smaller left id comes first, then the smaller right id; the first 256 ids are the bytes in
- * GPT-2's order. A merge whose result is a token already (abc from a+bc after ab+c) adds no token.
+ * GPT-2's order. No two merges make the same token: the same bytes, where no token crosses their ends, have gone through the same
+ * merges wherever they stand.
  */
 export function trainMerges(words: WordCounts, size: number, onToken?: (tokens: number) => void): Vocabulary {
   const corpus = createCorpus(words);
@@ -136,20 +136,12 @@ export function trainMerges(words: WordCounts, size: number, onToken?: (tokens: 
     for (let i = start; i + 1 < start + corpus.lengths[word]; i++) pairs.add(corpus.ids[i], corpus.ids[i + 1], word);
   }
   const tokens = bytesInAlphabetOrder.map((byte) => tokenOfBytes([byte]));
-  const idOfToken = new Map(tokens.map((token, id) => [token, id]));
   const merges: [string, string][] = [];
   while (tokens.length < size) {
     const pair = pairs.takeFirst();
     if (pair === undefined) break;
-    const token = tokens[pair.left] + tokens[pair.right];
-    let id = idOfToken.get(token);
-    if (id === undefined) {
-      id = tokens.length;
-      idOfToken.set(token, id);
-      tokens.push(token);
-    }
-    if (!pair.merged) merges.push([tokens[pair.left], tokens[pair.right]]);
-    pair.merged = true;
+    const id = tokens.push(tokens[pair.left] + tokens[pair.right]) - 1;
+    merges.push([tokens[pair.left], tokens[pair.right]]);
     for (const word of pair.words.splice(0)) mergeInWord(corpus, pairs, word, pair, id);
     onToken?.(tokens.length);
   }

@@ -33,9 +33,9 @@ function slowMerges(texts: readonly string[], size: number): string[] {
     if (pairs.length === 0) break;
     const [left, right] = pairs[0].pair;
     const token = tokens[left] + tokens[right];
-    if (!tokens.includes(token)) tokens.push(token);
-    const merge = `${tokens[left]} ${tokens[right]}`;
-    if (!merges.includes(merge)) merges.push(merge);
+    assert.ok(!tokens.includes(token));
+    tokens.push(token);
+    merges.push(`${tokens[left]} ${tokens[right]}`);
     for (const word of words) {
       for (let i = 0; i + 1 < word.length; i++) {
         if (word[i] === left && word[i + 1] === right) word.splice(i, 2, tokens.indexOf(token));

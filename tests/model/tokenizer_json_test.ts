@@ -8,6 +8,8 @@ const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: tr
 const sequence = (...pretokenizers: unknown[]) => ({ type: "Sequence", pretokenizers });
 const split = (pattern: unknown, behavior: string, invert = false) => ({ type: "Split", pattern, behavior, invert });
 
+const flagsOff = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+
 type Json = Readonly<Record<string, unknown>>;
 
 async function assertEqualIds(json: Json, texts: fc.Arbitrary<string> = unicodeText, numRuns = 150): Promise<void> {
@@ -49,7 +51,7 @@ Deno.test("pre-tokenizers divide text as the tokenizers library does", async (t)
 
 Deno.test("added tokens are found as the tokenizers library finds them", async (t) => {
   const token = (id: number, content: string, flags: Json = {}) => ({
-    ...{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true },
+    ...{ id, content, special: true, ...flagsOff },
     ...flags,
   });
   const parts = [
@@ -72,7 +74,7 @@ Deno.test("added tokens are found as the tokenizers library finds them", async (
   ];
   const texts = fc.array(fc.constantFrom(...parts), { maxLength: 12 }).map((chosen) => chosen.join(""));
   const kinds: Record<string, readonly Json[]> = {
-    "plain": [token(900, "<a>"), token(901, "<ab>"), token(902, "b>")],
+    "plain": [token(900, "<a>"), token(901, "<ab>"), token(902, "b>"), token(903, "<a"), token(904, "<")],
     "not special": [token(900, "<a>", { special: false }), token(901, "<ab>"), token(902, "a", { special: false })],
     "with the space on the left": [token(900, "<a>", { lstrip: true }), token(901, "word", { lstrip: true })],
     "with the space on the right": [token(900, "<a>", { rstrip: true }), token(901, "word", { rstrip: true })],
@@ -110,6 +112,13 @@ Deno.test("added tokens that are not special are found in any text, special ones
 const newerForms =
   /[\u32ff\ua7f2-\ua7f4\uab69\u{105c9}-\u{105e4}\u{10781}-\u{107ba}\u{11383}-\u{113c8}\u{11938}\u{16121}-\u{16128}\u{16d68}-\u{16d6a}\u{1ccd6}-\u{1ccf9}\u{1e030}-\u{1e06d}\u{1f16c}\u{1fbf0}-\u{1fbf9}]/u;
 const olderText = unicodeText.filter((text) => !newerForms.test(text));
+
+Deno.test("an added token whose text is a byte's character leaves that byte as it is", async () => {
+  const id = (trained.model.vocab as Record<string, number>)["é"];
+  const json = { ...trained, added_tokens: [{ id, content: "é", special: false, ...flagsOff }] };
+  assert.deepEqual([...createTokenizer(json).bytes(id)], [0xe9]);
+  assert.equal(createTokenizer(json).decode([id]), await oraclesFor(json).nativeDecode([id]));
+});
 
 Deno.test("normalizers change text as the tokenizers library does", async (t) => {
   const kinds = ["NFC", "NFD", "NFKC", "NFKD"].map((type) => ({ type }));
