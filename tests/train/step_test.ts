@@ -1,5 +1,8 @@
 /** A training step on the GPU: what it must learn, and what must not change its numbers. */
 import assert from "node:assert/strict";
+import { Graph } from "../../kernels/gpu/graph.ts";
+import { compile } from "../../kernels/gpu/program.ts";
+import { denseContext } from "../../model/context.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import { createModel, type DenseBatch, type Model } from "../../model/model.ts";
 import { objective } from "../../model/objective.ts";
