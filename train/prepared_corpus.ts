@@ -9,12 +9,15 @@ import { CORPUS, corpus } from "./corpus.ts";
 import { MANIFEST } from "./manifest.ts";
 import { RUNS } from "./run_folder.ts";
 
+/** Share of the addresses held out: about a dozen. */
+const HELD_OUT = 0.05;
+
 type CorpusSettings = Pick<Config, "tokenizer" | "vocabularySize" | "context">;
 
 /** Where the corpus stands, or will, for these settings. */
 export async function corpusFolder({ tokenizer, vocabularySize, context }: CorpusSettings): Promise<string> {
   const made = tokenizer === "" ? `bpe-${vocabularySize}` : (await loadTokenizer(tokenizer)).hash;
-  const key = createHash("sha256").update(JSON.stringify([CORPUS, made, context])).digest("hex").slice(0, 8);
+  const key = createHash("sha256").update(JSON.stringify([CORPUS, made, context, HELD_OUT])).digest("hex").slice(0, 8);
   return join(RUNS, ".data", `${CORPUS}-${context}-${key}`);
 }
 
@@ -32,7 +35,7 @@ export async function prepareCorpus(settings: CorpusSettings, console: Console):
     : settings.tokenizer;
   console.line(`preparing the embedded corpus in ${folder}`);
   const { prepare } = await import("./prepare.ts"); // brings the Parquet readers with it
-  await prepare({ input: [CORPUS], tokenizer, context: settings.context, out: folder });
+  await prepare({ input: [CORPUS], tokenizer, context: settings.context, out: folder, validation: HELD_OUT });
   return folder;
 }
 

@@ -118,7 +118,7 @@ export async function newestRun(): Promise<string> {
   }));
   const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { folder: "", time: 0 });
   if (newest.time === 0) {
-    throw new UserError(`Nothing to resume: ${RUNS} holds no run; start one with \`deno task train\``);
+    throw new UserError(`No run found in ${RUNS}: start one with \`deno task train\``);
   }
   return newest.folder;
 }

@@ -23,7 +23,8 @@ export interface SampleOptions {
 export async function sample(engine: Engine, run: string, options: SampleOptions): Promise<void> {
   const { config, tokenizer, step, console, stop } = options;
   const start = tokenizer.endOfText === undefined ? [] : [tokenizer.endOfText];
-  const prompt = [...start, ...tokenizer.encode(config.samplePrompt)].slice(-(engine.contextLength - 1));
+  const room = engine.contextLength - Math.min(config.sampleTokens, Math.floor(engine.contextLength / 2));
+  const prompt = [...start, ...tokenizer.encode(config.samplePrompt)].slice(-room);
   const settings = {
     ...defaultSampling,
     maxTokens: config.sampleTokens,
