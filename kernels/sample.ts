@@ -8,12 +8,33 @@
  */
 import sampleSource from "./sample.wgsl" with { type: "text" };
 import adjustSource from "./sample_adjust.wgsl" with { type: "text" };
+import rowsSource from "./sample_rows.wgsl" with { type: "text" };
 import topSource from "./sample_top.wgsl" with { type: "text" };
-import { apply, count, type Dispatch, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
+import {
+  apply,
+  type Binding,
+  type Capabilities,
+  count,
+  type Dispatch,
+  type DType,
+  formatType,
+  type Op,
+  type Tensor,
+  type TensorType,
+} from "./gpu/graph.ts";
+import { slices } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import { PHILOX_WGSL } from "./random.ts";
 
-const LANES = 64;
+const WORKGROUP = 64;
+/** Lanes that share a row; many lanes hide a GPU's latency, on a CPU they only cost barriers. */
+const FEW_LANES = 256;
+const MANY_LANES = 512;
+/** Lanes that add up what the others leave. */
+const PARTS = 16;
+/** lavapipe ends an invocation's loops, silently, after about 65,535 iterations in all. */
+const LOOP_BUDGET = 50_000;
+const MAX_VOCABULARY = 2 ** 19;
 
 /** An entry's token where there is none. */
 export const NO_TOKEN = 0xffff_ffff;
@@ -40,21 +61,28 @@ const adjustOp: Op<Vocabulary> = {
   infer([logits, tokens, counts, biases, penalties], { vocabulary }) {
     requireLogits("adjustLogits", logits, vocabulary);
     const [rows] = logits.shape;
-    for (const list of [tokens, counts, biases]) {
-      if (list.shape[0] !== rows || count(list) !== count(tokens)) refuse("adjustLogits", logits, list);
-    }
-    if (penalties.shape.join() !== [rows, 4].join()) refuse("adjustLogits", logits, penalties);
+    const list = [rows, tokens.shape[1] || 1];
+    requireBeside("adjustLogits", logits, tokens, list, "u32");
+    requireBeside("adjustLogits", logits, counts, list, "u32");
+    requireBeside("adjustLogits", logits, biases, list, "f32");
+    requireBeside("adjustLogits", logits, penalties, [rows, 4], "f32");
     return [logits];
   },
-  kernels({ inputs: [, tokens, counts, biases, penalties], outputs: [logits], attrs: { vocabulary } }) {
-    const constants = { STRIDE: logits.shape[1], VOCABULARY: vocabulary, GRID_WIDTH };
-    return [[{
-      label: "adjustLogits",
-      wgsl: wgsl(adjustSource, constants),
-      workgroups: grid(Math.ceil(count(tokens) / 64)),
-      bindings: [write(logits), read(tokens), read(counts), read(biases), read(penalties)],
-      uniforms: [count(tokens), count(tokens) / logits.shape[0]],
-    }]];
+  kernels({ inputs: [, tokens, counts, biases, penalties], outputs: [logits], attrs: { vocabulary } }, device) {
+    const perRow = tokens.shape[1];
+    const text = wgsl(adjustSource, { STRIDE: logits.shape[1], VOCABULARY: vocabulary, WORKGROUP, GRID_WIDTH });
+    return [
+      slices(logits, device).map(({ rows: [from, to] }) => ({
+        label: "adjustLogits",
+        wgsl: text,
+        workgroups: grid(Math.ceil((to - from) * perRow / WORKGROUP)),
+        bindings: [
+          { tensor: logits, access: "read_write", rows: [from, to] },
+          ...[tokens, counts, biases, penalties].map(read),
+        ],
+        uniforms: [from, (to - from) * perRow, perRow],
+      })),
+    ];
   },
   cost: ({ inputs: [, tokens] }) => ({ flops: 6 * count(tokens), bytes: 20 * count(tokens) }),
   inPlace: () => ({ 0: 0 }),
@@ -77,24 +105,24 @@ const sampleOp: Op<Vocabulary> = {
   infer([logits, params, settings], { vocabulary }) {
     requireLogits("sample", logits, vocabulary);
     const [rows] = logits.shape;
-    if (params.shape.join() !== [rows, 4].join()) refuse("sample", logits, params);
-    if (settings.shape.join() !== [rows, 4].join()) refuse("sample", logits, settings);
+    requireBeside("sample", logits, params, [rows, 4], "f32");
+    requireBeside("sample", logits, settings, [rows, 4], "u32");
     return [{ shape: [rows], dtype: "u32" }, { shape: [rows], dtype: "f32" }];
   },
-  kernels({ inputs: [logits, params, settings], outputs: [tokens, logprobs], attrs: { vocabulary } }) {
-    const constants = { STRIDE: logits.shape[1], VOCABULARY: vocabulary, LANES };
-    const bindings = [read(logits), read(params), read(settings), write(tokens), write(logprobs)];
-    return [[onRows("sample", wgsl(`${PHILOX_WGSL}\n${sampleSource}`, constants), logits, bindings)]];
+  kernels({ inputs: [logits, params, settings], outputs: [tokens, logprobs], attrs }, device) {
+    const bindings = [read(params), read(settings), write(tokens), write(logprobs)];
+    return onRows("sample", `${PHILOX_WGSL}\n${sampleSource}`, { ...attrs }, logits, bindings, device);
   },
-  cost: ({ inputs: [logits] }) => ({ flops: 200 * count(logits), bytes: 70 * 4 * count(logits) }),
+  cost: ({ inputs: [logits] }) => ({ flops: 700 * count(logits), bytes: 40 * 4 * count(logits) }),
 };
 
 /**
  * Chooses a token for each row, with its log-probability under the logits as they are given (before temperature and
- * truncation).
+ * truncation). A row with a NaN gives token 0 and a NaN log-probability.
  *
- * @param logits (S, V padded) f32.
- * @param params (S, 4) f32: temperature (0 takes the first of the most likely), top-p (1 keeps all), min-p (0 keeps all), 0.
+ * @param logits (S, V padded) f32, V at most 2^19.
+ * @param params (S, 4) f32: temperature (0 takes the first of the most likely), top-p (1 keeps all, 0 the first), min-p
+ *   (0 keeps all), 0. The kept set is the smallest whose share of what top-k left reaches top-p within a millionth.
  * @param settings (S, 4) u32: top-k (0 keeps all), two words of seed, the position, which counts the draws of a seed.
  * @returns tokens (S) u32 and log-probabilities (S) f32.
  */
@@ -113,23 +141,23 @@ const topOp: Op<Vocabulary & { readonly k: number }> = {
   infer([logits, targets], { vocabulary, k }) {
     requireLogits("topLogprobs", logits, vocabulary);
     const [rows] = logits.shape;
-    if (targets.shape.join() !== `${rows}` || targets.dtype !== "u32") refuse("topLogprobs", logits, targets);
-    if (!(k >= 1 && k <= vocabulary)) throw new RangeError(`Cannot take the top ${k} of ${vocabulary} tokens`);
+    requireBeside("topLogprobs", logits, targets, [rows], "u32");
+    const most = Math.min(vocabulary, Math.floor(LOOP_BUDGET / Math.ceil(vocabulary / 4 / FEW_LANES)) - 2);
+    if (!(k >= 1 && k <= most)) throw new RangeError(`Cannot take the top ${k} of ${vocabulary}: want 1 to ${most}`);
     return [{ shape: [rows], dtype: "f32" }, { shape: [rows, k], dtype: "u32" }, { shape: [rows, k], dtype: "f32" }];
   },
-  kernels({ inputs: [logits, targets], outputs: [given, ids, logprobs], attrs: { vocabulary, k } }) {
-    const constants = { STRIDE: logits.shape[1], VOCABULARY: vocabulary, LANES, COUNT: k };
-    const bindings = [read(logits), read(targets), write(given), write(ids), write(logprobs)];
-    return [[onRows("topLogprobs", wgsl(topSource, constants), logits, bindings)]];
+  kernels({ inputs: [logits, targets], outputs: [given, ids, logprobs], attrs: { vocabulary, k } }, device) {
+    const bindings = [read(targets), write(given), write(ids), write(logprobs)];
+    return onRows("topLogprobs", topSource, { vocabulary, COUNT: k }, logits, bindings, device);
   },
-  cost: ({ inputs: [logits], attrs: { k } }) => ({ flops: 8 * count(logits), bytes: 4 * (k + 1) * count(logits) }),
+  cost: ({ inputs: [logits], attrs: { k } }) => ({ flops: 16 * k * count(logits), bytes: 4 * (k + 1) * count(logits) }),
 };
 
 /**
  * The k most likely tokens of each row, best first, and the log-probability of one given token.
  *
  * @param logits (S, V padded) f32.
- * @param targets (S) u32: the tokens asked for.
+ * @param targets (S) u32: the tokens asked for; NaN is given for one outside the vocabulary.
  * @returns given (S) f32, ids (S, k) u32, logprobs (S, k) f32; natural logarithms.
  */
 export function topLogprobs(
@@ -142,8 +170,42 @@ export function topLogprobs(
   return { given, ids, logprobs };
 }
 
-function onRows(label: string, text: string, logits: Tensor, bindings: Dispatch["bindings"]): Dispatch {
-  return { label, wgsl: text, workgroups: [logits.shape[0], 1, 1], bindings };
+/** A workgroup for each row of logits, which are bound first, by slices where they pass the binding limit. */
+function onRows(
+  label: string,
+  source: string,
+  { vocabulary, ...constants }: Vocabulary & Readonly<Record<string, number>>,
+  logits: Tensor,
+  bindings: readonly Binding[],
+  device: Capabilities,
+): readonly (readonly Dispatch[])[] {
+  const stride = logits.shape[1];
+  const candidates = device.limits.maxComputeInvocationsPerWorkgroup < MANY_LANES
+    ? [FEW_LANES]
+    : device.cpu
+    ? [FEW_LANES, MANY_LANES]
+    : [MANY_LANES, FEW_LANES];
+  return candidates.map((lanes) => {
+    const sizes = { VOCABULARY: vocabulary, LANES: lanes, PARTS, GRID_WIDTH, ...constants };
+    const text = wgsl(`${quadText(stride)}\n${rowsSource}\n${source}`, sizes);
+    return slices(logits, device).map(({ rows: [from, to] }) => ({
+      label,
+      wgsl: text,
+      workgroups: grid(to - from),
+      bindings: [{ tensor: logits, access: "read", rows: [from, to] }, ...bindings],
+      uniforms: [from, to - from],
+    }));
+  });
+}
+
+function quadText(stride: number): string {
+  const vectors = stride % 4 === 0;
+  const at = `row * ${stride}u + 4u * quad`;
+  const scalars = [0, 1, 2, 3].map((part) => `logits[${at} + ${part}u]`).join(", ");
+  return `@group(0) @binding(0) var<storage, read> logits: array<${vectors ? "vec4f" : "f32"}>;
+fn quad_at(row: u32, quad: u32) -> vec4f { return ${
+    vectors ? `logits[row * ${stride / 4}u + quad]` : `vec4f(${scalars})`
+  }; }`;
 }
 
 const read = (tensor: Tensor) => ({ tensor, access: "read" }) as const;
@@ -153,8 +215,20 @@ function requireLogits(name: string, logits: TensorType, vocabulary: number): vo
   if (logits.shape.length !== 2 || logits.dtype !== "f32" || logits.shape[1] < vocabulary) {
     throw new RangeError(`Cannot ${name} ${formatType(logits)}: want (S, ${vocabulary} or more) f32`);
   }
+  if (!(vocabulary >= 1 && vocabulary <= MAX_VOCABULARY)) {
+    throw new RangeError(`Cannot ${name} over ${vocabulary} tokens: want 1 to ${MAX_VOCABULARY}`);
+  }
 }
 
-function refuse(name: string, logits: TensorType, other: TensorType): never {
-  throw new RangeError(`Cannot ${name} ${formatType(logits)} with ${formatType(other)}: rows or lists differ`);
+function requireBeside(
+  name: string,
+  logits: TensorType,
+  other: TensorType,
+  shape: readonly number[],
+  dtype: DType,
+): void {
+  if (other.shape.join() !== shape.join() || other.dtype !== dtype) {
+    const wanted = formatType({ shape, dtype });
+    throw new RangeError(`Cannot ${name} ${formatType(logits)} with ${formatType(other)}: want ${wanted}`);
+  }
 }

@@ -1,201 +1,161 @@
-// One workgroup a row. Tokens are ordered by logit, the highest first, equal ones by id; every truncation keeps a prefix
-// of that order, so a kept set is a threshold: logits above it, and those equal to it up to some id.
+// Chooses one token a row, a workgroup each, after sample_rows.wgsl. Tokens are ordered by logit, the highest first, equal
+// ones by id; every truncation keeps a prefix of that order.
 
-@group(0) @binding(0) var<storage, read> logits: array<f32>;
+struct Uniforms { first: u32, rows: u32 }
 // temperature, top-p, min-p
 @group(0) @binding(1) var<storage, read> params: array<vec4f>;
 // top-k, seed (two words), position
 @group(0) @binding(2) var<storage, read> settings: array<vec4u>;
 @group(0) @binding(3) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(4) var<storage, read_write> logprobs: array<f32>;
+@group(0) @binding(5) var<uniform> u: Uniforms;
 
-var<workgroup> sums: array<f32, LANES>;
-var<workgroup> counts: array<u32, LANES>;
+// Quads of a lane where lanes take neighbours.
+const CHUNK = (QUADS + LANES - 1u) / LANES;
 
-// Results all invocations agree on, so that they may branch on them round barriers.
-var<workgroup> shared_sum: f32;
-var<workgroup> shared_count: u32;
+// Tokens of keys low to high; those of key low only up to an id.
+struct Range { low: u32, last_id: u32, high: u32 }
 
-fn total_of(lane: u32, value: f32) -> f32 {
-  workgroupBarrier();
-  sums[lane] = value;
+// What a token weighs: exp((logit - highest) * scale), or 1 where scale is 0.
+struct Weighing { top: u32, scale: f32 }
+
+struct Quad { keys: vec4u, weights: vec4f }
+
+fn weigh(row: u32, quad: u32, range: Range, by: Weighing) -> Quad {
+  let logits = quad_at(row, quad);
+  let keys = keys_at(quad, logits);
+  var weights = vec4f(1.0);
+  if (by.scale != 0.0) {
+    weights = select(exp((logits - logit_of(by.top)) * by.scale), weights, keys == vec4u(by.top));
+  }
+  let low = vec4u(range.low);
+  let inside = (keys > low) | ((keys == low) & (ids_of(quad) <= vec4u(range.last_id)));
+  return Quad(keys, select(vec4f(), weights, inside & (keys <= vec4u(range.high)) & (keys != vec4u())));
+}
+
+fn weight_of(key: u32, by: Weighing) -> f32 {
+  if (by.scale == 0.0 || key == by.top) { return 1.0; }
+  return exp((logit_of(key) - logit_of(by.top)) * by.scale);
+}
+
+fn weight_in(lane: u32, row: u32, range: Range, by: Weighing) -> f32 {
+  var sum = vec4f();
+  for (var quad = lane; quad < QUADS; quad += LANES) { sum += weigh(row, quad, range, by).weights; }
+  return dot(total_of(lane, sum), vec4f(1.0));
+}
+
+// The first token by id, within the range, at which the weight so far passes share * all + more; NONE if none does.
+fn token_at(lane: u32, row: u32, range: Range, by: Weighing, share: f32, more: f32) -> u32 {
+  let begin = lane * CHUNK;
+  let end = min(QUADS, begin + CHUNK);
+  var own = 0.0;
+  for (var quad = begin; quad < end; quad++) { own += dot(weigh(row, quad, range, by).weights, vec4f(1.0)); }
+  words[lane] = vec4u(bitcast<u32>(own), 0u, 0u, 0u);
   workgroupBarrier();
   if (lane == 0u) {
-    var total = 0.0;
-    for (var i = 0u; i < LANES; i++) { total += sums[i]; }
-    shared_sum = total;
-  }
-  return workgroupUniformLoad(&shared_sum);
-}
-
-fn count_of(lane: u32, value: u32) -> u32 {
-  workgroupBarrier();
-  counts[lane] = value;
-  workgroupBarrier();
-  if (lane == 0u) {
-    var total = 0u;
-    for (var i = 0u; i < LANES; i++) { total += counts[i]; }
-    shared_count = total;
-  }
-  return workgroupUniformLoad(&shared_count);
-}
-
-fn least_of(lane: u32, value: u32) -> u32 {
-  workgroupBarrier();
-  counts[lane] = value;
-  workgroupBarrier();
-  if (lane == 0u) {
-    var least = 0xffffffffu;
-    for (var i = 0u; i < LANES; i++) { least = min(least, counts[i]); }
-    shared_count = least;
-  }
-  return workgroupUniformLoad(&shared_count);
-}
-
-fn greatest_of(lane: u32, value: u32) -> u32 {
-  return ~least_of(lane, ~value);
-}
-
-// An u32 that orders as the logit does; -0 counts as 0.
-fn key_of(logit: f32) -> u32 {
-  let bits = bitcast<u32>(logit + 0.0);
-  return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
-}
-
-fn logit_of(key: u32) -> f32 {
-  return bitcast<f32>(select(~key, key & 0x7fffffffu, (key & 0x80000000u) != 0u));
-}
-
-struct Kept { key: u32, last_id: u32 }
-
-fn is_kept(kept: Kept, key: u32, id: u32) -> bool {
-  return key > kept.key || (key == kept.key && id <= kept.last_id);
-}
-
-// The id of the n-th token (from 1) whose key is `key`.
-fn id_of_tie(lane: u32, base: u32, key: u32, n: u32) -> u32 {
-  var low = 0u;
-  var high = VOCABULARY - 1u;
-  while (low < high) {
-    let middle = (low + high) / 2u;
-    var count = 0u;
-    for (var id = lane; id <= middle; id += LANES) { count += u32(key_of(logits[base + id]) == key); }
-    if (count_of(lane, count) >= n) { high = middle; } else { low = middle + 1u; }
-  }
-  return low;
-}
-
-// The first k tokens of the order.
-fn keep_top_k(lane: u32, base: u32, k: u32) -> Kept {
-  var key = 0u;
-  for (var bit = 32u; bit > 0u; bit--) {
-    let trial = key | (1u << (bit - 1u));
-    var count = 0u;
-    for (var id = lane; id < VOCABULARY; id += LANES) { count += u32(key_of(logits[base + id]) >= trial); }
-    if (count_of(lane, count) >= k) { key = trial; }
-  }
-  var above = 0u;
-  for (var id = lane; id < VOCABULARY; id += LANES) { above += u32(key_of(logits[base + id]) > key); }
-  return Kept(key, id_of_tie(lane, base, key, k - count_of(lane, above)));
-}
-
-fn mass_from(lane: u32, base: u32, kept: Kept, highest: f32, scale: f32, key: u32) -> f32 {
-  var mass = 0.0;
-  for (var id = lane; id < VOCABULARY; id += LANES) {
-    let logit = logits[base + id];
-    let own = key_of(logit);
-    if (own >= key && is_kept(kept, own, id)) { mass += exp((logit - highest) * scale); }
-  }
-  return total_of(lane, mass);
-}
-
-// The shortest prefix of `kept` whose mass reaches `wanted`.
-fn keep_nucleus(lane: u32, base: u32, kept: Kept, highest: f32, scale: f32, wanted: f32) -> Kept {
-  var key = 0u;
-  for (var bit = 32u; bit > 0u; bit--) {
-    let trial = key | (1u << (bit - 1u));
-    if (mass_from(lane, base, kept, highest, scale, trial) >= wanted) { key = trial; }
-  }
-  if (key < kept.key) { return kept; }
-  let missing = wanted - mass_from(lane, base, kept, highest, scale, key + 1u);
-  let each = exp((logit_of(key) - highest) * scale);
-  let ties = max(1u, u32(ceil(min(missing / each, f32(VOCABULARY)))));
-  var present = 0u;
-  for (var id = lane; id < VOCABULARY; id += LANES) {
-    let own = key_of(logits[base + id]);
-    present += u32(own == key && is_kept(kept, own, id));
-  }
-  return Kept(key, id_of_tie(lane, base, key, min(ties, count_of(lane, present))));
-}
-
-// The first token in order of ids at which the kept mass passes u times the whole.
-fn draw(lane: u32, base: u32, kept: Kept, highest: f32, scale: f32, u: f32) -> u32 {
-  let width = (VOCABULARY + LANES - 1u) / LANES;
-  let first = lane * width;
-  let end = min(VOCABULARY, first + width);
-  var mass = 0.0;
-  var last = 0u;
-  for (var id = first; id < end; id++) {
-    let logit = logits[base + id];
-    if (is_kept(kept, key_of(logit), id)) {
-      mass += exp((logit - highest) * scale);
-      last = id;
+    var sum = 0.0;
+    for (var i = 0u; i < LANES; i++) {
+      let next = sum + bitcast<f32>(words[i].x);
+      words[i] = vec4u(bitcast<u32>(sum), bitcast<u32>(next), 0u, 0u);
+      sum = next;
     }
+    agreed = vec4u(bitcast<u32>(sum), NONE, 0u, 0u);
   }
-  let aim = u * total_of(lane, mass);
-  var before = 0.0;
-  for (var i = 0u; i < lane; i++) { before += sums[i]; }
-  var found = 0xffffffffu;
-  if (before + mass > aim) {
-    for (var id = first; id < end; id++) {
-      let logit = logits[base + id];
-      if (is_kept(kept, key_of(logit), id)) {
-        before += exp((logit - highest) * scale);
-        if (before > aim) {
-          found = id;
-          break;
-        }
+  let all = bitcast<f32>(workgroupUniformLoad(&agreed).x);
+  let aim = share * all + more;
+  let before = bitcast<f32>(words[lane].x);
+  // True in one lane at most: sums that neighbours compare are the same bits.
+  if (before <= aim && aim < bitcast<f32>(words[lane].y)) {
+    var sum = before;
+    var found = NONE;
+    for (var quad = begin; quad < end && sum <= aim; quad++) {
+      let weights = weigh(row, quad, range, by).weights;
+      for (var part = 0u; part < 4u && sum <= aim; part++) {
+        sum += weights[part];
+        if (weights[part] > 0.0) { found = 4u * quad + part; }
       }
     }
+    agreed.y = found;
   }
-  let chosen = least_of(lane, found);
-  // Rounding may leave the aim unreached: the last kept token then.
-  return select(chosen, greatest_of(lane, last), chosen == 0xffffffffu);
+  return workgroupUniformLoad(&agreed).y;
+}
+
+// The shortest prefix of the range whose weight reaches `wanted`: two bits of its last key a pass.
+fn shortest_prefix(lane: u32, row: u32, range: Range, by: Weighing, wanted: f32) -> Range {
+  var key = 0u;
+  var above = 0.0;
+  for (var unit = 0x40000000u; unit > 0u; unit >>= 2u) {
+    var one = vec4f();
+    var two = vec4f();
+    var three = vec4f();
+    for (var quad = lane; quad < QUADS; quad += LANES) {
+      let own = weigh(row, quad, range, by);
+      one += select(vec4f(), own.weights, own.keys >= vec4u(key + unit));
+      two += select(vec4f(), own.weights, own.keys >= vec4u(key + 2u * unit));
+      three += select(vec4f(), own.weights, own.keys >= vec4u(key + 3u * unit));
+    }
+    let ones = vec4f(1.0);
+    let mass = total_of(lane, vec4f(dot(one, ones), dot(two, ones), dot(three, ones), 0.0));
+    if (mass.z >= wanted) {
+      key += 3u * unit;
+    } else if (mass.y >= wanted) {
+      key += 2u * unit;
+      above = mass.z;
+    } else if (mass.x >= wanted) {
+      key += unit;
+      above = mass.y;
+    } else {
+      above = mass.x;
+    }
+  }
+  // Tokens of that one key are kept up to an id.
+  let ties = ceil((wanted - above) / weight_of(key, by));
+  let tied = Range(key, select(NONE, range.last_id, key == range.low), key);
+  let last_id = token_at(lane, row, tied, Weighing(by.top, 0.0), 0.0, max(ties, 1.0) - 0.5);
+  return Range(key, min(last_id, tied.last_id), range.high);
+}
+
+fn draw(lane: u32, row: u32, top: u32, param: vec4f, setting: vec4u) -> u32 {
+  let everything = Range(0u, NONE, NONE);
+  let counting = Weighing(top, 0.0);
+  if (param.x <= 0.0) { return token_at(lane, row, Range(top, NONE, top), counting, 0.0, 0.5); }
+  // Bounded, so that the scale and its products are numbers.
+  let temperature = clamp(param.x, 1e-30, 1e30);
+  let by = Weighing(top, 1.0 / temperature);
+  var kept = everything;
+  if (setting.x > 0u && setting.x < VOCABULARY) {
+    kept = shortest_prefix(lane, row, kept, counting, f32(setting.x) - 0.5);
+  }
+  if (param.y < 1.0) {
+    // A millionth is forgiven, so that sums in f32 reach what the same sums reach on paper; the top itself weighs 1.
+    let wanted = max(0.5, param.y * weight_in(lane, row, kept, by) * 0.999999);
+    kept = shortest_prefix(lane, row, kept, by, wanted);
+  }
+  if (param.z > 0.0) {
+    let least = min(logit_of(top), logit_of(top) + log(min(param.z, 1.0)) * temperature);
+    let key = min(top, keys_of(vec4f(least)).x);
+    if (key > kept.low) { kept = Range(key, NONE, NONE); }
+  }
+  let random = philox(vec4u(setting.w, 0u, 0u, 0u), setting.yz);
+  // Below 1 by more than the product's rounding.
+  return token_at(lane, row, kept, by, min(uniform_of(random.x), 0.9999999), 0.0);
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.x;
-  let base = row * STRIDE;
-  var own = 0u;
-  for (var id = lane; id < VOCABULARY; id += LANES) { own = max(own, key_of(logits[base + id])); }
-  let top = greatest_of(lane, own);
-  let highest = logit_of(top);
-  var mass = 0.0;
-  for (var id = lane; id < VOCABULARY; id += LANES) { mass += exp(logits[base + id] - highest); }
-  let whole = total_of(lane, mass);
-  let temperature = params[row].x;
+  let row = group.x + group.y * GRID_WIDTH;
+  if (row >= u.rows) { return; }
+  let top = first_in(lane, row);
   var token = 0u;
-  if (temperature == 0.0) {
-    token = id_of_tie(lane, base, top, 1u);
-  } else {
-    let scale = 1.0 / temperature;
-    var kept = Kept(0u, VOCABULARY);
-    let k = settings[row].x;
-    if (k > 0u && k < VOCABULARY) { kept = keep_top_k(lane, base, k); }
-    if (params[row].y < 1.0) {
-      let wanted = params[row].y * mass_from(lane, base, kept, highest, scale, 0u);
-      kept = keep_nucleus(lane, base, kept, highest, scale, wanted);
-    }
-    if (params[row].z > 0.0) {
-      let least = key_of(highest + log(params[row].z) * temperature);
-      if (least > kept.key) { kept = Kept(least, VOCABULARY); }
-    }
-    let random = philox(vec4u(settings[row].w, 0u, 0u, 0u), settings[row].yz);
-    token = draw(lane, base, kept, highest, scale, f32(random.x >> 8u) * 0x1p-24);
+  var key = 0u;
+  var normalizer = 0.0;
+  if (top.key != BROKEN) {
+    normalizer = normalizer_of(lane, row, top.key);
+    token = min(draw(lane, row, top.key, params[u.first + row], settings[u.first + row]), VOCABULARY - 1u);
+    key = keys_of(quad_at(row, token / 4u))[token % 4u];
   }
   if (lane == 0u) {
-    tokens[row] = token;
-    logprobs[row] = logits[base + token] - highest - log(whole);
+    tokens[u.first + row] = token;
+    logprobs[u.first + row] = logprob_of(key, top.key, normalizer);
   }
 }

@@ -1,6 +1,6 @@
-// One invocation an entry: penalties and bias of one token of one row. A row's entries name different tokens.
+// Penalties and bias of one token of one row, an invocation each. A row's entries name different tokens.
 
-struct Uniforms { entries: u32, per_row: u32 }
+struct Uniforms { first: u32, entries: u32, per_row: u32 }
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
 @group(0) @binding(2) var<storage, read> counts: array<u32>;
@@ -9,15 +9,16 @@ struct Uniforms { entries: u32, per_row: u32 }
 @group(0) @binding(4) var<storage, read> penalties: array<vec4f>;
 @group(0) @binding(5) var<uniform> u: Uniforms;
 
-const NONE = 0xffffffffu;
 const SEEN = 0x80000000u;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let entry = (group.x + group.y * GRID_WIDTH) * 64u + lane;
-  if (entry >= u.entries || tokens[entry] >= VOCABULARY) { return; }
-  let row = entry / u.per_row;
-  let penalty = penalties[row];
+  let i = (group.x + group.y * GRID_WIDTH) * WORKGROUP + lane;
+  if (i >= u.entries) { return; }
+  let row = i / u.per_row;
+  let entry = u.first * u.per_row + i;
+  if (tokens[entry] >= VOCABULARY) { return; }
+  let penalty = penalties[u.first + row];
   let at = row * STRIDE + tokens[entry];
   let generated = f32(counts[entry] & ~SEEN);
   var logit = logits[at];
