@@ -32,11 +32,14 @@ export interface AttentionOptions {
   readonly scale: number;
   /** Dropout on the probabilities. counter: (4) u32, see random.ts; site: a constant that tells one use from another. */
   readonly dropout?: { readonly rate: number; readonly site: number; readonly counter: Tensor };
+  /** Rows of the longest document, where known: only the estimate of the cost rests on it. */
+  readonly longest?: number;
 }
 
 interface Attributes {
   readonly scale: number;
   readonly dropout: { readonly rate: number; readonly site: number } | null;
+  readonly longest: number;
 }
 
 /**
@@ -55,10 +58,10 @@ export function attentionWithLse(
   k: Tensor,
   v: Tensor,
   starts: Tensor,
-  { scale, dropout }: AttentionOptions,
+  { scale, dropout, longest = q.shape[0] }: AttentionOptions,
 ): { readonly o: Tensor; readonly lse: Tensor } {
   const dropped = dropout !== undefined && dropout.rate !== 0;
-  const attributes = { scale, dropout: dropped ? { rate: dropout.rate, site: dropout.site } : null };
+  const attributes = { scale, dropout: dropped ? { rate: dropout.rate, site: dropout.site } : null, longest };
   const inputs = dropped ? [q, k, v, starts, dropout.counter] : [q, k, v, starts];
   const [o, lse] = apply(attentionOp, inputs, attributes);
   return { o, lse };
@@ -128,16 +131,14 @@ function variants(call: Call<Attributes>, device: Capabilities): AttentionVarian
   }
   const [, heads, width] = q.shape;
   const shape: AttentionShape = { heads, keyHeads: k.shape[1], width, ...call.attrs };
-  const offered: (AttentionVariant | null)[] = [];
-  // Elsewhere than on CPU drivers a subgroup per tile leaves too few at work.
-  if (device.cpu && SUBGROUPS.includes(device.subgroupSize)) {
-    if (fitsTextures([q, k], device)) offered.push(laneVariant(shape, device.subgroupSize, true));
-    offered.push(laneVariant(shape, device.subgroupSize, false));
-  }
+  const lanes = SUBGROUPS.includes(device.subgroupSize) ? laneVariant(shape, device.subgroupSize, false) : null;
   const tiles = tileVariant(shape, device.limits.maxComputeWorkgroupStorageSize);
   const registers = registerVariant(shape, width <= 64 ? 4 : 2);
-  offered.push(...(device.cpu ? [registers, tiles] : [tiles, registers]), plainVariant(shape));
-  return offered.filter((variant) => variant !== null);
+  const textured = device.cpu && lanes && fitsTextures([q, k], device)
+    ? laneVariant(shape, device.subgroupSize, true)
+    : null;
+  const ordered = device.cpu ? [textured, lanes, registers, tiles] : [tiles, lanes, registers];
+  return [...ordered, plainVariant(shape)].filter((variant) => variant !== null);
 }
 
 /** Subgroup sizes the lane kernels serve. */
@@ -182,11 +183,11 @@ function read(tensor: Tensor | Scratch): Binding {
   return { tensor, access: "read" };
 }
 
-/** As if all rows were one document: its length is data. `products` counts matrix products of T²/2. */
+/** As if all documents were as long as the longest. `products` counts matrix products of half a square. */
 function cost(call: Call<Attributes>, products: number): { flops: number; bytes: number } {
   const [rows, heads, width] = call.inputs[0].shape;
   const bytes = [...call.inputs, ...call.outputs].reduce((sum, tensor) => sum + byteLength(tensor), 0);
-  return { flops: products * heads * width * rows * (rows + 1), bytes };
+  return { flops: products * heads * width * rows * (Math.min(rows, call.attrs.longest) + 1), bytes };
 }
 
 function check(inputs: readonly TensorType[], { dropout }: Attributes): void {

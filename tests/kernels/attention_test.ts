@@ -1,6 +1,8 @@
 /** Attention: every candidate, forward and backward, against f64; documents, grouped heads, dropout, determinism. */
 import assert from "node:assert/strict";
 import { attentionWithLse } from "../../kernels/attention.ts";
+import { keepFactor } from "../../kernels/attention_shared.ts";
+import { type Device, openDevice } from "../../kernels/gpu/device.ts";
 import { differentiate } from "../../kernels/gpu/grad.ts";
 import { Graph } from "../../kernels/gpu/graph.ts";
 import { compile } from "../../kernels/gpu/program.ts";
@@ -60,9 +62,9 @@ function scaleOf({ width }: Case): number {
 }
 
 /** Runs forward and backward by one candidate; null where there are not so many. */
-async function run(test: Case, candidate: number, data = dataOf(test)): Promise<Result | null> {
+async function run(test: Case, candidate: number, data = dataOf(test), on?: Device): Promise<Result | null> {
   const { heads, keyHeads, width, dropout } = test;
-  const device = await testDevice();
+  const device = on ?? await testDevice();
   const rows = rowsOf(test);
   const graph = new Graph();
   const [q, k, v] = [["q", heads], ["k", keyHeads], ["v", keyHeads]].map(([name, heads]) =>
@@ -91,10 +93,10 @@ async function run(test: Case, candidate: number, data = dataOf(test)): Promise<
   return Object.fromEntries(OUTPUTS.map((name, i) => [name, new Float32Array(read[i])])) as Result;
 }
 
-async function candidates(test: Case, data = dataOf(test)): Promise<Result[]> {
+async function candidates(test: Case, data = dataOf(test), on?: Device): Promise<Result[]> {
   const results: Result[] = [];
   for (;;) {
-    const result = await run(test, results.length, data);
+    const result = await run(test, results.length, data, on);
     if (result === null) return results;
     results.push(result);
   }
@@ -208,9 +210,96 @@ Deno.test("attention: blocks outside of a row's document are not read", async ()
   }
 });
 
+const dropped: Case = { heads: 4, keyHeads: 4, width: 16, documents: [30, 1, 44], dropout: { rate: 0.25, site: 3 } };
+
+// The second begins in the middle of a random block of four.
+for (const first of [0, 1002]) {
+  Deno.test(`attention: dropout drops the same in every kernel, rows from ${first} of the update`, async () => {
+    const data = { ...dataOf(dropped), counter: Uint32Array.of(9, 4, first, 0) };
+    const wanted = expected(
+      dropped,
+      data,
+      (row, key, head) => keepFactor(dropped.dropout!, data.counter, row, key, head),
+    );
+    for (const [i, result] of (await candidates(dropped, data)).entries()) {
+      for (const output of OUTPUTS) {
+        assertClose(result[output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, `candidate ${i}, ${output}`);
+      }
+    }
+  });
+}
+
+Deno.test("attention: dropout's masks don't depend on how rows are cut into calls", async () => {
+  const whole = await run(dropped, 0);
+  const data = dataOf(dropped);
+  const part = (values: Float32Array) => values.slice(31 * 64);
+  const tail = await run({ ...dropped, documents: [44] }, 0, {
+    ...data,
+    q: part(data.q),
+    k: part(data.k),
+    v: part(data.v),
+    dy: part(data.dy),
+    starts: new Uint32Array(44),
+    counter: Uint32Array.of(7, 3, 31, 0),
+  });
+  assertClose(tail!.o, part(whole!.o), { atol: 2e-6, rtol: 2e-6 }, "o");
+});
+
+Deno.test("attention: dropout drops its rate, otherwise for another seed, update, site or head", () => {
+  const [rows, rate] = [300, 0.1];
+  const mask = (site: number, seed: number, update: number, head: number) =>
+    Array.from(
+      { length: rows * rows },
+      (_, i) => keepFactor({ rate, site }, [seed, update, 0], Math.floor(i / rows), i % rows, head) === 0 ? 1 : 0,
+    );
+  const base = mask(1, 2, 3, 4);
+  const share = (values: readonly number[]) => values.reduce((sum: number, value) => sum + value, 0) / values.length;
+  // Three standard deviations.
+  assert.ok(Math.abs(share(base) - rate) < 3 * Math.sqrt(rate * (1 - rate)) / rows);
+  for (const other of [mask(0, 2, 3, 4), mask(1, 1, 3, 4), mask(1, 2, 4, 4), mask(1, 2, 3, 5)]) {
+    const both = share(base.map((value, i) => value * other[i]));
+    assert.ok(Math.abs(both - rate * rate) < 4 * rate / rows, `${both}`);
+  }
+});
+
+/** A device whose subgroups are workgroups of `lanes` invocations that shuffle through workgroup memory. */
+async function emulated(lanes: number): Promise<Device> {
+  const device = await openDevice();
+  const pipeline = device.pipeline.bind(device);
+  const shuffles = `var<private> me: u32;
+var<workgroup> board: array<u32, ${lanes}>;
+fn shuffle_u32(x: u32, i: u32) -> u32 { workgroupBarrier(); board[me] = x; workgroupBarrier(); return board[i]; }
+fn shuffle(x: f32, i: u32) -> f32 { return bitcast<f32>(shuffle_u32(bitcast<u32>(x), i)); }
+fn shuffle_xor(x: f32, i: u32) -> f32 { return shuffle(x, me ^ i); }
+@compute`;
+  device.pipeline = (label, text, entries) => {
+    if (!text.includes("subgroup")) return pipeline(label, text, entries);
+    const code = text.replaceAll("subgroupShuffle(first", "shuffle_u32(first").replaceAll(
+      "subgroupShuffle(",
+      "shuffle(",
+    )
+      .replaceAll("subgroupShuffleXor(", "shuffle_xor(").replace("subgroup_invocation_id", "local_invocation_index")
+      .replace("let last", "me = lane; let last").replace("@compute", shuffles);
+    return pipeline(label, code, entries);
+  };
+  Object.defineProperty(device, "capabilities", { value: { ...device.capabilities, cpu: true, subgroupSize: lanes } });
+  return device;
+}
+
+// Compiled without a cache, the emulation takes half a minute: one size stands for all (4, 16 and 64 were right too).
+Deno.test("attention: right with subgroups of 32", async () => {
+  using device = await emulated(32);
+  const test: Case = { heads: 2, keyHeads: 1, width: 4, documents: [20, 1, 24] };
+  const data = dataOf(test);
+  const wanted = expected(test, data);
+  const result = await run(test, 0, data, device);
+  for (const output of OUTPUTS) assertClose(result![output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, output);
+});
+
 Deno.test("attention: the same bits each time", async () => {
-  const test = cases["three documents, width 64"];
-  assert.deepEqual(await run(test, 0), await run(test, 0));
+  for (const test of [cases["three documents, width 64"], dropped]) {
+    assert.deepEqual(await run(test, 0), await run(test, 0));
+  }
 });
 
 Deno.test("attention refuses shapes it can't serve", () => {
