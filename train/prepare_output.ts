@@ -1,0 +1,121 @@
+/** The rows of one split, written shard after shard from a stream of documents. It knows no source and no other split. */
+import { join } from "node:path";
+import { sha256 } from "./prepare_bytes.ts";
+import type { ShardEntry, Split, SplitEntry } from "./manifest.ts";
+import { ShardWriter } from "./shard_writer.ts";
+import { shardBytes, type ShardFormat, type Tokens, writing } from "./shards.ts";
+
+/** How far a split is, so that writing can go on from there. */
+export interface SplitState {
+  readonly shards: readonly ShardEntry[];
+  /** Of the shard that isn't finished. */
+  readonly open: { readonly tokens: number; readonly documents: number };
+  readonly documents: number;
+  readonly tokens: number;
+  readonly textBytes: number;
+}
+
+export const emptySplit: SplitState = {
+  shards: [],
+  open: { tokens: 0, documents: 0 },
+  documents: 0,
+  tokens: 0,
+  textBytes: 0,
+};
+
+export class SplitWriter implements Disposable {
+  readonly #shards: ShardEntry[];
+  readonly #shardTokens: number;
+  #writer: ShardWriter | undefined;
+  #documents: number;
+  #tokens: number;
+  #textBytes: number;
+
+  /** Goes on from a state; what was written after it is removed. `shardTokens` is rounded down to whole rows. */
+  constructor(
+    readonly folder: string,
+    readonly split: Split,
+    readonly format: ShardFormat,
+    shardTokens: number,
+    state: SplitState,
+  ) {
+    this.#shardTokens = Math.max(1, Math.floor(shardTokens / (format.context + 1))) * (format.context + 1);
+    this.#shards = [...state.shards];
+    ({ documents: this.#documents, tokens: this.#tokens, textBytes: this.#textBytes } = state);
+    removeLater(folder, split, this.#shards.length + (state.open.tokens > 0 ? 1 : 0));
+    if (state.open.tokens > 0) this.#writer = new ShardWriter(this.#path(), format, state.open);
+  }
+
+  /** Appends a document; its first token is end-of-text. */
+  add(document: Tokens, textBytes: number): void {
+    for (let from = 0; from < document.length;) {
+      this.#writer ??= new ShardWriter(this.#path(), this.format);
+      const part = document.subarray(from, from + this.#shardTokens - this.#writer.tokens) as Tokens;
+      this.#writer.append(part, from === 0);
+      from += part.length;
+      if (this.#writer.tokens === this.#shardTokens) this.#finishShard();
+    }
+    this.#documents++;
+    this.#tokens += document.length;
+    this.#textBytes += textBytes;
+  }
+
+  /** Brings everything to disk and says how far it is. */
+  checkpoint(): SplitState {
+    this.#writer?.sync();
+    return {
+      shards: [...this.#shards],
+      open: { tokens: this.#writer?.tokens ?? 0, documents: this.#writer?.documents ?? 0 },
+      documents: this.#documents,
+      tokens: this.#tokens,
+      textBytes: this.#textBytes,
+    };
+  }
+
+  /** Finishes the last shard. */
+  finish(): SplitEntry {
+    if (this.#writer) this.#finishShard();
+    return {
+      documents: this.#documents,
+      tokens: this.#tokens,
+      textBytes: this.#textBytes,
+      rows: this.#shards.reduce((sum, { rows }) => sum + rows, 0),
+      shards: this.#shards,
+    };
+  }
+
+  [Symbol.dispose](): void {
+    this.#writer?.[Symbol.dispose]();
+  }
+
+  #finishShard(): void {
+    const header = this.#writer!.finish();
+    const { rows, tokens, documents } = header;
+    const path = this.#path();
+    this.#shards.push({ file: this.#file(), rows, tokens, documents, bytes: shardBytes(header), sha256: sha256(path) });
+    this.#writer = undefined;
+  }
+
+  #file(): string {
+    return `${this.split}-${String(this.#shards.length).padStart(5, "0")}.bin`;
+  }
+
+  #path(): string {
+    return join(this.folder, this.#file());
+  }
+}
+
+/** Whether a file in a folder of data belongs to a split's shards. */
+export function isShardFile(name: string): boolean {
+  return /^(train|validation)-\d{5,}\.bin(\.partial|\.starts)?$/.test(name);
+}
+
+function removeLater(folder: string, split: Split, kept: number): void {
+  for (const { name } of Deno.readDirSync(folder)) {
+    const number = Number(/-(\d+)/.exec(name)?.[1]);
+    if (isShardFile(name) && name.startsWith(split) && number >= kept) {
+      const path = join(folder, name);
+      writing(path, () => Deno.removeSync(path));
+    }
+  }
+}
