@@ -227,7 +227,8 @@ function defaultNote({ kind, default: value, choices }: Field<unknown>): string 
   return `${listed} [${value}]`;
 }
 
-function wrap(text: string, width: number): string[] {
+/** The words of a text in lines of at most `width`, where words allow. */
+export function wrap(text: string, width: number): string[] {
   const lines = [""];
   for (const word of text.split(" ")) {
     const line = lines[lines.length - 1];

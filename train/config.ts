@@ -12,6 +12,7 @@ import {
   parseFlags,
   text,
   type Values,
+  wrap,
 } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { readJson } from "../model/json_fields.ts";
@@ -147,10 +148,10 @@ export function differences(a: Config, b: Config): FieldName[] {
 
 /** The config as lines to print: name and value. */
 export function describeConfig(config: Config): string {
-  return (Object.keys(fields) as FieldName[])
+  const parts = (Object.keys(fields) as FieldName[])
     .filter((name) => config[name] !== "" && config[name] !== false)
-    .map((name) => `${name} ${config[name]}`)
-    .join(", ");
+    .map((name) => `${name} ${config[name]}`);
+  return wrap(parts.join(", "), 100).join("\n");
 }
 
 function layered(...layers: readonly Partial<Config>[]): Partial<Config> {

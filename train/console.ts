@@ -53,7 +53,7 @@ function printAll(text: string): void {
 /** A status line that wraps can't be rewritten. */
 function columns(): number {
   try {
-    return Deno.consoleSize().columns;
+    return Deno.consoleSize().columns || 80;
   } catch {
     return 80;
   }
