@@ -3,16 +3,7 @@
  * before them. They know rows of columns and no model. Statistics are two passes over a row, so that nothing cancels.
  */
 import { columnSum } from "./column_sum.ts";
-import {
-  apply,
-  type Call,
-  type Capabilities,
-  count,
-  type Dispatch,
-  formatType,
-  type Op,
-  type Tensor,
-} from "./gpu/graph.ts";
+import { apply, type Call, type Capabilities, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
 import { f32, grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 interface Norm {

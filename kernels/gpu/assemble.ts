@@ -1,0 +1,213 @@
+/**
+ * Turns a planned schedule into commands on one device: buffers and textures made, pipelines compiled, bind groups built,
+ * copies placed, segments cut. It knows no op, and nothing of running.
+ */
+import type { BufferSlice, Device } from "./device.ts";
+import {
+  type Binding,
+  byteLength,
+  type Call,
+  type Dispatch,
+  formatType,
+  type Graph,
+  isLeaf,
+  type Scratch,
+  type Tensor,
+} from "./graph.ts";
+import { type Event, type Plan, planTextures, type Step, textureShape } from "./plan.ts";
+import { fits, type Store } from "./store.ts";
+
+export interface CompileOptions {
+  /** Picks one of an op's candidates. Default: the first, the op's own best guess. */
+  readonly choose?: (call: Call, candidates: readonly (readonly Dispatch[])[]) => number;
+  /** Values after whose making a segment ends: a gradient bucket is complete there. */
+  readonly boundaries?: readonly Tensor[];
+}
+
+/** What a run encodes, in order. */
+export type Command =
+  | { readonly kind: "dispatch"; readonly dispatch: Dispatch; pipeline: GPUComputePipeline; group: GPUBindGroup }
+  | { readonly kind: "copy"; readonly from: BufferSlice; readonly to: BufferSlice }
+  | { readonly kind: "texture"; readonly from: BufferSlice; readonly rowBytes: number; readonly to: GPUTexture }
+  | { readonly kind: "cut" };
+
+/** A submit should stay below this: drivers reset on long ones. */
+const SEGMENT_SECONDS = 0.5;
+
+/** Modest guesses of what an adapter does in a second, only to cut segments by. */
+const RATES = { cpu: { flops: 2e10, bytes: 3e9 }, gpu: { flops: 1e12, bytes: 1e11 } };
+
+/** The buffers and textures of one program. */
+export class Memory implements Disposable {
+  readonly slots: GPUBuffer[];
+  readonly inputs = new Map<string, BufferSlice>();
+  readonly textures: GPUTexture[] = [];
+  uniforms: GPUBuffer | null = null;
+
+  constructor(readonly device: Device, readonly store: Store, readonly plan: Plan, graph: Graph) {
+    for (const leaf of graph.leaves()) if (isLeaf(leaf.source) && leaf.source.kind === "variable") this.#check(leaf);
+    this.slots = plan.slots.map((bytes, index) => device.createBuffer(bytes, `slot ${index}`));
+    for (const leaf of graph.leaves()) {
+      if (!isLeaf(leaf.source) || leaf.source.kind !== "input") continue;
+      const size = byteLength(leaf);
+      this.inputs.set(leaf.source.name, { buffer: device.createBuffer(size, leaf.source.name), offset: 0, size });
+    }
+  }
+
+  #check(leaf: Tensor): void {
+    const { name } = leaf.source as { name: string };
+    const variable = this.store.get(name);
+    if (variable === undefined) throw new RangeError(`Cannot compile: the store has no variable ${name}`);
+    if (!fits(variable, leaf)) {
+      throw new RangeError(`Cannot compile: ${name} is ${formatType(variable)} in the store, ${formatType(leaf)} here`);
+    }
+  }
+
+  slice(tensor: Tensor | Scratch): BufferSlice {
+    const place = this.plan.place(tensor);
+    if ("slot" in place) return { buffer: this.slots[place.slot], offset: 0, size: byteLength(tensor) };
+    const { kind, name } = place.leaf.source as { kind: string; name: string };
+    return kind === "input" ? this.inputs.get(name)! : this.store.get(name)!;
+  }
+
+  get bytes(): number {
+    const slots = this.plan.slots.reduce((sum, size) => sum + size, 0);
+    return slots + this.textures.reduce((sum, texture) => sum + texture.width * texture.height * 16, 0);
+  }
+
+  [Symbol.dispose](): void {
+    const inputs = [...this.inputs.values()].map((slice) => slice.buffer);
+    this.device.destroy(...this.slots, ...inputs, ...this.textures, ...(this.uniforms ? [this.uniforms] : []));
+  }
+}
+
+/** Turns planned steps into commands: pipelines, bind groups, copies. */
+export class Assembler {
+  readonly #commands: Command[] = [];
+  #uniformOffset = 0;
+  readonly #uniformStep: number;
+  readonly #textureUses: ReturnType<typeof planTextures>;
+
+  constructor(
+    readonly device: Device,
+    readonly memory: Memory,
+    readonly steps: readonly Step[],
+    readonly planned: Plan,
+    readonly options: CompileOptions,
+  ) {
+    const buffers = new Map<GPUBuffer, number>();
+    const events = steps.flatMap(({ call, dispatches }): Event[] => [
+      ...(planned.copies.get(call) ?? []).map(({ to }) => ({ copied: to })),
+      ...dispatches,
+    ]);
+    this.#textureUses = planTextures(events, (tensor) => {
+      const { buffer, offset } = memory.slice(tensor);
+      if (!buffers.has(buffer)) buffers.set(buffer, buffers.size);
+      return `${buffers.get(buffer)}@${offset}`;
+    });
+    for (const { format, width, height } of this.#textureUses.textures) {
+      memory.textures.push(device.createTexture(width, height, format));
+    }
+    this.#uniformStep = device.gpu.limits.minUniformBufferOffsetAlignment;
+    const withUniforms = steps.flatMap(({ dispatches }) => dispatches).filter(({ uniforms }) => uniforms !== undefined);
+    if (withUniforms.length === 0) return;
+    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    const bytes = withUniforms.reduce((sum, { uniforms }) => sum + this.#uniformSize(uniforms!.length), 0);
+    memory.uniforms = device.createBuffer(bytes, "uniforms", usage);
+  }
+
+  #uniformSize(words: number): number {
+    return Math.ceil(Math.max(16, words * 4) / this.#uniformStep) * this.#uniformStep;
+  }
+
+  async assemble(): Promise<Command[]> {
+    const rates = this.device.capabilities.cpu ? RATES.cpu : RATES.gpu;
+    const boundaries = new Set(this.options.boundaries?.map((tensor) => tensor.base));
+    let seconds = 0;
+    for (const { call, dispatches } of this.steps) {
+      for (const { from, to } of this.planned.copies.get(call) ?? []) {
+        this.#commands.push({ kind: "copy", from: this.memory.slice(from), to: this.memory.slice(to) });
+      }
+      const { flops, bytes } = call.op.cost(call);
+      for (const dispatch of dispatches) {
+        await this.#dispatch(dispatch);
+        seconds += (flops / rates.flops + bytes / rates.bytes) / dispatches.length;
+        if (seconds > SEGMENT_SECONDS) {
+          this.#commands.push({ kind: "cut" });
+          seconds = 0;
+        }
+      }
+      if (call.outputs.some((output) => boundaries.has(output)) && this.#commands.at(-1)?.kind !== "cut") {
+        this.#commands.push({ kind: "cut" });
+        seconds = 0;
+      }
+    }
+    return this.#commands;
+  }
+
+  async #dispatch(dispatch: Dispatch): Promise<void> {
+    const { label, wgsl, bindings, uniforms } = dispatch;
+    const layout = bindings.map((binding, index) => layoutEntry(binding, index));
+    const entries = bindings.map((binding, index) => ({ binding: index, resource: this.#resource(binding) }));
+    if (uniforms !== undefined) {
+      layout.push({ binding: bindings.length, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform" } });
+      entries.push({ binding: bindings.length, resource: this.#uniform(uniforms) });
+    }
+    refuseMixedAccess(dispatch, entries);
+    const pipeline = await this.device.pipeline(label, wgsl, layout);
+    const group = this.device.gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
+    this.#commands.push({ kind: "dispatch", dispatch, pipeline, group });
+  }
+
+  #resource(binding: Binding): GPUBindingResource {
+    const slice = rowsOf(binding, this.memory.slice(binding.tensor));
+    const use = this.#textureUses.uses.get(binding);
+    if (use === undefined) {
+      const limit = this.device.capabilities.limits.maxStorageBufferBindingSize;
+      const size = Math.min(Math.ceil(slice.size / 16) * 16, slice.buffer.size - slice.offset);
+      if (size > limit) throw new RangeError(`Cannot bind ${size} bytes: ${this.device.name} binds ${limit} at most`);
+      return { buffer: slice.buffer, offset: slice.offset, size };
+    }
+    const texture = this.memory.textures[use.texture];
+    if (use.copy) {
+      const { rowLength, rows = [0], columns = [0] } = binding.as as Exclude<Binding["as"], "buffer" | undefined>;
+      const offset = slice.offset + (rows[0] * rowLength + columns[0]) * 4;
+      this.#commands.push({ kind: "texture", from: { ...slice, offset }, rowBytes: rowLength * 4, to: texture });
+    }
+    return texture.createView();
+  }
+
+  #uniform(values: readonly number[]): GPUBindingResource {
+    const buffer = this.memory.uniforms!;
+    const offset = this.#uniformOffset;
+    this.#uniformOffset += this.#uniformSize(values.length);
+    this.device.upload({ buffer, offset, size: this.#uniformSize(values.length) }, new Uint32Array(values));
+    return { buffer, offset, size: Math.max(16, Math.ceil(values.length / 4) * 16) };
+  }
+}
+
+function layoutEntry(binding: Binding, index: number): GPUBindGroupLayoutEntry {
+  const entry = { binding: index, visibility: GPUShaderStage.COMPUTE };
+  const shape = textureShape(binding);
+  if (shape !== null) return { ...entry, storageTexture: { access: "read-only", format: shape.format } };
+  return { ...entry, buffer: { type: binding.access === "read" ? "read-only-storage" : "storage" } };
+}
+
+function rowsOf({ tensor, rows }: Binding, slice: BufferSlice): BufferSlice {
+  if (rows === undefined) return slice;
+  const rowBytes = byteLength(tensor) / tensor.shape[0];
+  return { buffer: slice.buffer, offset: slice.offset + rows[0] * rowBytes, size: (rows[1] - rows[0]) * rowBytes };
+}
+
+/** WebGPU forbids one buffer to be read-only and writable in one dispatch; its own message doesn't name the kernel. */
+function refuseMixedAccess({ label, bindings }: Dispatch, entries: readonly GPUBindGroupEntry[]): void {
+  const access = new Map<GPUBuffer, string>();
+  bindings.forEach((binding, index) => {
+    const { buffer } = entries[index].resource as GPUBufferBinding;
+    if (buffer === undefined) return;
+    if ((access.get(buffer) ?? binding.access) !== binding.access) {
+      throw new Error(`Cannot run ${label}: it binds buffer ${buffer.label} both to read and to write`);
+    }
+    access.set(buffer, binding.access);
+  });
+}
