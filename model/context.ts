@@ -37,6 +37,8 @@ export interface DenseOptions {
   /** Drop as the architecture asks: training only. The graph then has the input `counter`. */
   readonly dropout?: boolean;
   readonly recompute?: "none" | "block";
+  /** Rows of the longest document there may be; only estimates of time rest on it. Default: all rows. */
+  readonly longest?: number;
 }
 
 /**
@@ -53,7 +55,7 @@ export function denseContext(graph: Graph, rows: number, options: DenseOptions =
     positions: graph.input("positions", [rows], "u32"),
     attend(_layer, q, k, v, { scale, dropout: rate = 0 }) {
       const dropped = counter === null || rate === 0 ? undefined : { rate, site: site++, counter };
-      return attention(q, k, v, starts, { scale, dropout: dropped });
+      return attention(q, k, v, starts, { scale, dropout: dropped, longest: options.longest });
     },
     dropout: (x, rate) => counter === null || rate === 0 ? x : dropout(x, rate, site++, counter),
     block: (body) => options.recompute === "block" ? graph.region(body) : body(),

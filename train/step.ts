@@ -62,7 +62,7 @@ export async function compileStep(model: Model, options: StepOptions): Promise<S
 
 function compileMicrostep(model: Model, rows: number, { dropout, recompute }: StepOptions): Promise<Program> {
   const graph = new Graph();
-  const context = denseContext(graph, rows, { dropout, recompute });
+  const context = denseContext(graph, rows, { dropout, recompute, longest: model.config.n_positions });
   const { loss } = objective(graph, model.architecture, context, model.config.vocab_size, ({ name, padded }) => {
     return graph.variable(GRADIENT + name, padded);
   });
@@ -143,7 +143,7 @@ export class Step implements Disposable {
 
   #compileEvaluate(): Promise<Program> {
     const graph = new Graph();
-    const context = denseContext(graph, this.options.rows);
+    const context = denseContext(graph, this.options.rows, { longest: this.model.config.n_positions });
     const { loss } = evaluation(graph, this.model.architecture, context, this.model.config.vocab_size);
     return compile(this.model.device, graph, { loss }, this.model.store);
   }
