@@ -188,7 +188,7 @@ export class Run implements Disposable {
 
   #summarize({ splits, skipped, context }: Manifest): void {
     const seconds = (performance.now() - this.#started) / 1000;
-    const parts = SPLITS.map((split) => {
+    const parts = SPLITS.filter((split) => split === "train" || splits[split].documents > 0).map((split) => {
       const { documents, tokens, rows } = splits[split];
       return `${split} ${count(documents)} documents, ${count(tokens)} tokens, ${count(rows)} rows of ${context} + 1`;
     });
