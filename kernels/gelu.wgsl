@@ -9,7 +9,9 @@ fn gelu_tanh(x: T) -> T {
   return 0.5 * x * (T(1.0) + tanh_of(0.7978845608028654 * (x + 0.044715 * x * x * x)));
 }
 
-fn gelu_tanh_slope(x: T) -> T {
+fn gelu_tanh_slope(large: T) -> T {
+  // Flat beyond; no infinity times 0.
+  let x = clamp(large, T(-30.0), T(30.0));
   let t = tanh_of(0.7978845608028654 * (x + 0.044715 * x * x * x));
   let inner = 0.7978845608028654 * (T(1.0) + 0.134145 * x * x);
   return 0.5 * (T(1.0) + t) + 0.5 * x * (T(1.0) - t * t) * inner;
