@@ -92,7 +92,7 @@ export async function* documentsOf(open: OpenSource, piece: Piece, options: Read
   else {
     const separator = options.splitOn === "blank-line" ? blankLines : literal(options.splitOn);
     for await (const record of records(open.bytes, piece.from, piece.to, separator)) {
-      yield* textDocument(record, `document at byte ${record.offset}`, true);
+      yield* textDocument(record, `document at byte ${record.offset}: `, true);
     }
   }
 }
@@ -103,13 +103,13 @@ async function* parquetDocuments(file: ParquetFile, { from, to }: Piece, column:
     const value = values[index];
     if (value === null || value === undefined) continue;
     if (!(value instanceof Uint8Array)) yield { bad: `row ${from + index}: its ${column} is no text` };
-    else yield* textDocument({ offset: 0, bytes: value }, `row ${from + index}`, false);
+    else yield* textDocument({ offset: 0, bytes: value }, `row ${from + index}: `, false);
   }
 }
 
 async function* jsonDocuments(source: ByteSource, piece: Piece, column: string): AsyncGenerator<Found> {
   for await (const record of records(source, piece.from, piece.to, lines)) {
-    const where = `line at byte ${record.offset}`;
+    const where = `line at byte ${record.offset}: `;
     for (const line of textDocument(record, where, true)) {
       if ("bad" in line) yield line;
       else yield* jsonDocument(line.text, where, column);
@@ -123,25 +123,25 @@ function* jsonDocument(line: string, where: string, column: string): Generator<F
   try {
     value = JSON.parse(line);
   } catch (error) {
-    return yield { bad: `${where}: ${(error as Error).message.replaceAll("\n", " ")}` };
+    return yield { bad: `${where}${(error as Error).message.replaceAll("\n", " ")}` };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return yield { bad: `${where}: it is no JSON object` };
+    return yield { bad: `${where}it is no JSON object` };
   }
   const text = (value as { readonly [key: string]: unknown })[column];
   if (text === null) return;
   if (text === undefined) {
     const names = Object.keys(value).join(", ");
-    yield { bad: `${where}: it has no column ${column}, only ${names}; choose one with --column` };
-  } else if (typeof text !== "string") yield { bad: `${where}: its ${column} is no text` };
-  else if (!text.isWellFormed()) yield { bad: `${where}: its ${column} has half a surrogate pair` };
+    yield { bad: `${where}it has no column ${column}, only ${names}; choose one with --column` };
+  } else if (typeof text !== "string") yield { bad: `${where}its ${column} is no text` };
+  else if (!text.isWellFormed()) yield { bad: `${where}its ${column} has half a surrogate pair` };
   else if (text !== "") yield { text, bytes: Buffer.byteLength(text) };
 }
 
 async function* wholeFile(source: ByteSource): AsyncGenerator<Found> {
   const { bytes } = source.version;
-  if (bytes > LONGEST_RECORD) yield { bad: tooLong("the file", bytes) };
-  else yield* textDocument({ offset: 0, bytes: new Uint8Array(await source.slice(0, bytes)) }, "the file", false, true);
+  if (bytes > LONGEST_RECORD) yield { bad: tooLong("", bytes) };
+  else yield* textDocument({ offset: 0, bytes: new Uint8Array(await source.slice(0, bytes)) }, "", false, true);
 }
 
 /** Decodes a document. Line ends around it go where `trim` says so, and a byte order mark at the start of a file. */
@@ -160,13 +160,13 @@ function* textDocument({ offset, bytes }: Record, where: string, trim: boolean, 
     const utf16 = (bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff);
     const byte = offset + start + validPrefix(part);
     const hint = utf16 ? ", but looks like UTF-16; convert it with iconv -f UTF-16 -t UTF-8" : "";
-    return yield { bad: `${where}: it is no valid UTF-8 at byte ${byte}${hint}` };
+    return yield { bad: `${where}it is no valid UTF-8 at byte ${byte}${hint}` };
   }
   yield { text, bytes: part.length };
 }
 
 function tooLong(where: string, bytes: number): string {
-  return `${where}: a document of ${bytes} bytes is too long, at most ${LONGEST_RECORD}; --split-on cuts text into documents`;
+  return `${where}a document of ${bytes} bytes is too long, at most ${LONGEST_RECORD}; --split-on cuts text into documents`;
 }
 
 function isLineEnd(byte: number): boolean {

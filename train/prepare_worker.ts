@@ -56,7 +56,7 @@ export async function createPieceReader(setup: WorkerSetup): Promise<(job: Job) 
       if (!open.has(key)) open.set(key, await openSource(source, setup));
       for await (const found of documentsOf(open.get(key)!, piece, setup)) {
         if ("text" in found) result.add(found.text, found.bytes);
-        else if (setup.skipBad) result.bad.push(`${placeOf(source, piece)}, ${found.bad}`);
+        else if (setup.skipBad) result.bad.push(`${placeOf(source, piece)}: ${found.bad}`);
         else throw new BadData(found.bad);
       }
     } catch (error) {
