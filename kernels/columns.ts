@@ -1,6 +1,15 @@
 /** Cutting and joining tensors by columns. It knows no meaning of the parts. */
-import { apply, count, type Dispatch, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
-import { fill, slices } from "./gpu/primitives.ts";
+import {
+  apply,
+  type Capabilities,
+  count,
+  type Dispatch,
+  formatType,
+  type Op,
+  type Tensor,
+  type TensorType,
+} from "./gpu/graph.ts";
+import { fill, rowSlice } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 64;
@@ -20,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 /** Copies `width` columns between tensors of the same rows. */
 function copies(
   label: string,
-  device: Parameters<Op["kernels"]>[1],
+  device: Capabilities,
   [from, fromColumn]: readonly [Tensor, number],
   [to, toColumn]: readonly [Tensor, number],
   width: number,
@@ -35,8 +44,7 @@ function copies(
     Y_STRIDE: to.shape[1] / lanes,
     Y_OFFSET: toColumn / lanes,
   });
-  const larger = count(from) > count(to) ? from : to;
-  return slices(larger, device).map(({ rows }) => {
+  return rowRanges(from.shape, to.shape, device).map((rows) => {
     const elements = (rows[1] - rows[0]) * width / lanes;
     return {
       label,
@@ -48,11 +56,24 @@ function copies(
   });
 }
 
+/** Rows of which both tensors' slices fit a binding and start at aligned offsets; one's columns divide the other's. */
+function rowRanges(
+  [rows, a]: readonly number[],
+  [, b]: readonly number[],
+  { limits }: Capabilities,
+): (readonly [number, number])[] {
+  const [less, more] = [Math.min(a, b), Math.max(a, b)];
+  const limit = limits.maxStorageBufferBindingSize;
+  if (4 * rows * more <= limit) return [[0, rows]];
+  const step = rowSlice(4 * more, limit, limits.minStorageBufferOffsetAlignment * more / less);
+  return Array.from({ length: Math.ceil(rows / step) }, (_, i) => [i * step, Math.min(rows, (i + 1) * step)] as const);
+}
+
 const splitOp: Op<{ readonly parts: number }> = {
   name: "split",
   infer([x], { parts }) {
-    if (x.shape.length !== 2 || x.shape[1] % parts !== 0) {
-      throw new RangeError(`Cannot split ${formatType(x)} into ${parts} parts: columns don't divide`);
+    if (x.shape.length !== 2 || x.dtype !== "f32" || !(parts >= 1) || x.shape[1] % parts !== 0) {
+      throw new RangeError(`Cannot split ${formatType(x)} into ${parts} parts: want (N, a multiple of ${parts}) f32`);
     }
     return Array.from({ length: parts }, () => ({ shape: [x.shape[0], x.shape[1] / parts], dtype: "f32" }));
   },
@@ -74,9 +95,10 @@ const concatOp: Op<undefined> = {
   name: "concat",
   infer(inputs) {
     const [rows, columns] = inputs[0].shape;
-    const alike = (input: TensorType) => input.shape.length === 2 && input.shape.join() === inputs[0].shape.join();
+    const alike = ({ shape, dtype }: TensorType) =>
+      shape.length === 2 && dtype === "f32" && shape.join() === inputs[0].shape.join();
     if (!inputs.every(alike)) {
-      throw new RangeError(`Cannot join ${inputs.map(formatType).join(" and ")}: shapes differ`);
+      throw new RangeError(`Cannot join ${inputs.map(formatType).join(" and ")}: want (N, C) f32 of one shape`);
     }
     return [{ shape: [rows, inputs.length * columns], dtype: "f32" }];
   },
