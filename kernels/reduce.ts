@@ -8,9 +8,11 @@ import { multiply, scale } from "./pointwise.ts";
 const LANES = 64;
 /** Elements that one workgroup adds up. */
 const BLOCK = LANES * 128;
+/** More elements than any binding has, so that one workgroup adds up all. */
+const WHOLE = 0x8000_0000;
 
 const SUM = `
-struct Uniforms { count: u32, first: u32 }
+struct Uniforms { count: u32, first: u32, groups: u32 }
 @group(0) @binding(0) var<storage, read> x: array<T>;
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(2) var<uniform> u: Uniforms;
@@ -18,6 +20,7 @@ var<workgroup> sums: array<f32, LANES>;
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) id: vec3u, @builtin(local_invocation_index) lane: u32) {
   let group = id.x + id.y * GRID_WIDTH;
+  if (group >= u.groups) { return; }
   let end = min(u.count, (group + 1u) * PER_GROUP);
   var sum = T();
   for (var i = group * PER_GROUP + lane; i < end; i += LANES) { sum += TERM; }
@@ -37,7 +40,11 @@ interface Attrs {
 const sumOp: Op<Attrs> = {
   name: "sum",
   infer(inputs) {
-    for (const input of inputs) if (input.dtype !== "f32") throw new RangeError(`Cannot sum ${formatType(input)}`);
+    for (const input of inputs) {
+      if (input.dtype !== "f32" || count(input) === 0) {
+        throw new RangeError(`Cannot sum ${formatType(input)}: want f32`);
+      }
+    }
     return [{ shape: [1], dtype: "f32" }];
   },
   kernels({ inputs, outputs: [total], attrs: { square } }, device) {
@@ -54,17 +61,17 @@ const sumOp: Op<Attrs> = {
         wgsl: shader(lanes, square, BLOCK / lanes),
         workgroups: grid(groups[part]),
         bindings: [{ tensor, access: "read", rows }, { tensor: partials, access: "read_write" }],
-        uniforms: [elements[part] / lanes, first],
+        uniforms: [elements[part] / lanes, first, groups[part]],
       } as const;
       first += groups[part];
       return dispatch;
     });
     return [[...dispatches, {
       label: "sum of partials",
-      wgsl: shader(1, false, 0xffff_ffff),
+      wgsl: shader(1, false, WHOLE),
       workgroups: [1, 1, 1],
       bindings: [{ tensor: partials, access: "read" }, { tensor: total, access: "read_write" }],
-      uniforms: [all, 0],
+      uniforms: [all, 0, 1],
     }]];
   },
   cost({ inputs }) {
@@ -72,17 +79,13 @@ const sumOp: Op<Attrs> = {
     return { flops: 2 * elements, bytes: 4 * elements };
   },
   vjp: ({ inputs, attrs: { square } }, [grad]) =>
-    inputs.map((x) => {
-      return square ? scaleBy(scale(x, 2), grad!) : scaleBy(fill(x.graph, x.shape, 1), grad!);
-    }),
+    inputs.map((x) => scaleBy(square ? scale(x, 2) : fill(x.graph, x.shape, 1), grad!)),
 };
 
 function shader(lanes: 1 | 4, square: boolean, perGroup: number): string {
   const types = lanes === 4 ? "alias T = vec4f;" : "alias T = f32;\nfn dot(a: f32, b: f32) -> f32 { return a * b; }";
   const text = SUM.replace("TERM", square ? "x[i] * x[i]" : "x[i]");
-  // One group's end must not wrap around.
-  const constants = { LANES, GRID_WIDTH, PER_GROUP: perGroup };
-  return `${types}\n${wgsl(text, constants)}`;
+  return `${types}\n${wgsl(text, { LANES, GRID_WIDTH, PER_GROUP: perGroup })}`;
 }
 
 /** Σ x, (1). */
@@ -126,16 +129,18 @@ const CLIP = `
 @compute @workgroup_size(1)
 fn main() {
   let norm = sqrt(squared[0]);
-  // False for infinities and for NaN.
-  let finite = squared[0] <= 3.4028234e38;
-  let coefficient = min(1.0, MAX_NORM / (norm + 1e-6));
-  clip[0] = vec4f(select(0.0, coefficient, finite), norm, select(0.0, 1.0, finite), 0.0);
+  // Bits decide, because compilers take floats for numbers: no sum of squares is above infinity but NaN.
+  if ((bitcast<u32>(squared[0]) & 0x7fffffffu) >= 0x7f800000u) {
+    clip[0] = vec4f(0.0, norm, 0.0, 0.0);
+  } else {
+    clip[0] = vec4f(min(1.0, MAX_NORM / (norm + 1e-6)), norm, 1.0, 0.0);
+  }
 }`;
 
 const clipOp: Op<{ readonly maxNorm: number }> = {
   name: "clipCoefficient",
   infer([squared], { maxNorm }) {
-    if (count(squared) !== 1 || !(maxNorm > 0)) {
+    if (count(squared) !== 1 || squared.dtype !== "f32" || !(maxNorm > 0)) {
       throw new RangeError(`Cannot clip ${formatType(squared)} to ${maxNorm}: want (1) f32 and a norm above 0`);
     }
     return [{ shape: [4], dtype: "f32" }];
@@ -153,7 +158,8 @@ const clipOp: Op<{ readonly maxNorm: number }> = {
  * What gradients are multiplied by so that their norm is at most `maxNorm`, as torch.nn.utils.clip_grad_norm_ has it.
  *
  * @param squaredNorm (1).
- * @returns (4): the coefficient min(1, maxNorm / (norm + 1e-6)), the norm, 1 where it is finite and else 0, 0.
+ * @returns (4): the coefficient min(1, maxNorm / (norm + 1e-6)) or 0 where the norm isn't finite, the norm, 1 where it is
+ *   finite and else 0, 0.
  */
 export function clipCoefficient(squaredNorm: Tensor, maxNorm: number): Tensor {
   return apply(clipOp, [squaredNorm], { maxNorm })[0];

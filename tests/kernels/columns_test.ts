@@ -49,7 +49,7 @@ Deno.test("parts that reach no loss have no gradient", async () => {
 });
 
 Deno.test("columns of tensors past the binding limit, at offsets that suit both sides", async () => {
-  for (const [rows, columns, parts] of [[37, 16, 4], [150, 5, 3]]) {
+  for (const [rows, columns, parts, limit] of [[37, 16, 4, 4096], [150, 5, 3, 4096], [70, 2, 32, 33 * 256]]) {
     const data = randomF32(rows * columns * parts, 2);
     const result = await runGraph(
       (graph) => {
@@ -57,7 +57,7 @@ Deno.test("columns of tensors past the binding limit, at offsets that suit both 
         return { ...Object.fromEntries(pieces.map((piece, i) => [`part${i}`, piece])), whole: concat(pieces) };
       },
       { x: data },
-      { change: bindingLimit(4096) },
+      { change: bindingLimit(limit) },
     );
     assert.deepEqual(new Float32Array(result.whole), data);
     splitReference(Float64Array.from(data), parts, rows).forEach((expected, i) => {
