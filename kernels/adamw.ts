@@ -1,5 +1,6 @@
 /** AdamW (Loshchilov and Hutter 2019) over flat arrays, in place; the arithmetic of torch.optim.AdamW. It knows no schedule. */
 import { apply, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
+import { slices } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 export interface AdamWOptions {
@@ -28,8 +29,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let i = (group.x + group.y * GRID_WIDTH) * WORKGROUP + lane;
   if (i >= u.count || clip[2] == 0.0) { return; }
   let g = gradient[i] * clip[0];
-  let m = BETA1 * exp_avg[i] + (1.0 - BETA1) * g;
-  let v = BETA2 * exp_avg_sq[i] + (1.0 - BETA2) * g * g;
+  let m = BETA1 * exp_avg[i] + REST1 * g;
+  let v = BETA2 * exp_avg_sq[i] + REST2 * g * g;
   exp_avg[i] = m;
   exp_avg_sq[i] = v;
   let decayed = parameter[i] * (1.0 - hyper[0] * WEIGHT_DECAY);
@@ -40,47 +41,60 @@ const adamwOp: Op<AdamWOptions> = {
   name: "adamw",
   infer([parameter, gradient, expAvg, expAvgSq, hyper, clip]) {
     for (const other of [gradient, expAvg, expAvgSq]) {
-      if (count(other) !== count(parameter) || other.dtype !== "f32") {
-        throw new RangeError(`Cannot update ${formatType(parameter)} with ${formatType(other)}: sizes differ`);
+      if (other.shape.join() !== parameter.shape.join() || other.dtype !== "f32" || parameter.dtype !== "f32") {
+        throw new RangeError(`Cannot update ${formatType(parameter)} with ${formatType(other)}: want f32 of one shape`);
       }
     }
-    if (count(hyper) !== 4 || count(clip) !== 4) {
+    if (count(hyper) !== 4 || count(clip) !== 4 || hyper.dtype !== "f32" || clip.dtype !== "f32") {
       throw new RangeError(`Cannot update with ${formatType(hyper)} and ${formatType(clip)}: want (4) f32 each`);
     }
     return [parameter, expAvg, expAvgSq];
   },
-  kernels({ inputs: [, gradient, , , hyper, clip], outputs, attrs }) {
-    const lanes = count(gradient) % 4 === 0 ? 4 : 1;
-    const text = wgsl(STEP, {
-      WORKGROUP,
-      GRID_WIDTH,
-      BETA1: { f32: attrs.beta1 },
-      BETA2: { f32: attrs.beta2 },
-      EPS: { f32: attrs.eps },
-      WEIGHT_DECAY: { f32: attrs.weightDecay },
-    });
-    return [[{
-      label: "adamw",
-      wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${text}`,
-      workgroups: grid(Math.ceil(count(gradient) / lanes / WORKGROUP)),
-      bindings: [
-        ...outputs.map((tensor) => ({ tensor, access: "read_write" }) as const),
-        ...[gradient, hyper, clip].map((tensor) => ({ tensor, access: "read" }) as const),
-      ],
-      uniforms: [count(gradient) / lanes],
-    }]];
+  kernels({ inputs: [, gradient, , , hyper, clip], outputs, attrs }, device) {
+    const text = shader(attrs);
+    return [
+      slices(gradient, device).map(({ rows, elements }) => {
+        const lanes = elements % 4 === 0 ? 4 : 1;
+        return {
+          label: "adamw",
+          wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${text}`,
+          workgroups: grid(Math.ceil(elements / lanes / WORKGROUP)),
+          bindings: [
+            ...outputs.map((tensor) => ({ tensor, access: "read_write", rows }) as const),
+            { tensor: gradient, access: "read", rows },
+            ...[hyper, clip].map((tensor) => ({ tensor, access: "read" }) as const),
+          ],
+          uniforms: [elements / lanes],
+        };
+      }),
+    ];
   },
   cost: ({ inputs: [parameter] }) => ({ flops: 14 * count(parameter), bytes: 28 * count(parameter) }),
   inPlace: () => ({ 0: 0, 1: 2, 2: 3 }),
 };
 
+function shader({ beta1, beta2, eps, weightDecay }: AdamWOptions): string {
+  return wgsl(STEP, {
+    WORKGROUP,
+    GRID_WIDTH,
+    BETA1: { f32: beta1 },
+    BETA2: { f32: beta2 },
+    // Rounded here: of the rounded 0.999, f32 arithmetic would make 0.0009999871.
+    REST1: { f32: 1 - beta1 },
+    REST2: { f32: 1 - beta2 },
+    EPS: { f32: eps },
+    WEIGHT_DECAY: { f32: weightDecay },
+  });
+}
+
 /**
  * One step, in place on the parameter and both moments; nothing changes where the gradients' norm isn't finite.
  *
- * @param parameter any shape, as gradient, expAvg and expAvgSq; none larger than the adapter's binding limit.
+ * @param parameter any shape, that of gradient, expAvg and expAvgSq.
  * @param hyper (4) f32: learning rate, 1 - beta1^t, √(1 - beta2^t), 0.
  * @param clip (4) f32 as `clipCoefficient` gives it.
  * @returns parameter, expAvg, expAvgSq as they are after the step.
+ * @throws RangeError for shapes or types that don't belong together.
  */
 export function adamw(
   parameter: Tensor,
