@@ -37,6 +37,9 @@ export const fields = {
   nLayer: integer(4, "blocks", atLeastOne),
   nHead: integer(4, "attention heads; they divide the width", atLeastOne),
   nEmbd: integer(128, "width", atLeastOne),
+  initializerRange: number(0.02, "standard deviation of new weights; GPT-2's own, for widths near 768", {
+    min: Number.MIN_VALUE,
+  }),
   dropout: number(0, "rate of embedding, residual and attention dropout", rate),
 
   microBatch: integer(8, "rows computed at once", atLeastOne),

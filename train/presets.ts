@@ -35,11 +35,13 @@ export const presets: Readonly<Record<PresetName, Preset>> = {
     nLayer: 4,
     nHead: 4,
     nEmbd: 128,
+    initializerRange: 0.05, // 0.02 · √(768 / 128): a narrow model with GPT-2's own learns nothing but frequencies for long
     microBatch: 8,
-    steps: 600,
-    learningRate: 3e-3,
-    minLearningRate: 3e-4,
-    warmup: 40,
+    steps: 1000,
+    learningRate: 4e-3,
+    minLearningRate: 2e-4,
+    warmup: 50,
+    evalEvery: 100,
     samplePrompt: "The people of the United States",
   },
   /** About 10M parameters: an hour or less on a small GPU. */

@@ -43,6 +43,7 @@ function newModel(config: Config, { vocabSize, endOfText }: Vocabulary): Gpt2Con
     n_layer: config.nLayer,
     n_head: config.nHead,
     n_embd: config.nEmbd,
+    initializer_range: config.initializerRange,
     ...rates(config),
     bos_token_id: endOfText,
     eos_token_id: endOfText,
