@@ -2,12 +2,13 @@
  * wgpt: train GPT-class language models and serve them, from TypeScript, on any GPU that WebGPU reaches.
  *
  * @example
- * ```ts no-run
+ * ```ts
  * import { loadModel, openDevice } from "./mod.ts";
  *
  * using device = await openDevice();
- * using model = await loadModel(device, "gpt2");
- * const logits = await model.logits([[464, 3290, 318]]); // (1, 3, 50257)
+ * using model = await loadModel(device, "tests/fixtures/gpt2-tiny"); // any Hugging Face GPT-2 folder
+ * const logits = await model.logits([[4, 32, 31]]); // (1, 3, V)
+ * if (logits.length !== 3 * model.config.vocab_size) throw new Error("logits of another shape");
  * ```
  * @module
  */

@@ -34,9 +34,13 @@ const PROGRAMS = 4;
  *
  * @throws UserError that names the file and the fault.
  * @example
- * ```ts ignore
+ * ```ts
+ * import { loadModel, openDevice } from "../mod.ts";
+ *
  * using device = await openDevice();
- * using model = await loadModel(device, "runs/tiny-001/checkpoints/step-000400");
+ * using model = await loadModel(device, "tests/fixtures/gpt2-tiny");
+ * const { loss, gradients } = await model.lossAndGradients([[4, 32]], [[32, 31]]);
+ * if (!(loss > 0) || gradients.size !== model.declared.length) throw new Error("a gradient is missing");
  * ```
  */
 export async function loadModel(device: Device, folder: string, options: LoadOptions = {}): Promise<Model> {

@@ -19,13 +19,14 @@ export interface AdamWSettings {
  * AdamW (Loshchilov and Hutter 2019) with moments beside the model's parameters: one optimizer a model.
  *
  * @example
- * ```ts no-run
+ * ```ts
  * import { createAdamW, loadModel, openDevice } from "../mod.ts";
  *
  * using device = await openDevice();
- * using model = await loadModel(device, "gpt2");
+ * using model = await loadModel(device, "tests/fixtures/gpt2-tiny");
  * using optimizer = createAdamW(model, { lr: 1e-3, betas: [0.9, 0.98], eps: 1e-9, weightDecay: 0.01, clip: 1 });
- * const { loss, gradNorm } = await optimizer.step([[464, 3290]], [[3290, 318]]);
+ * const { loss, gradNorm } = await optimizer.step([[4, 32, 31]], [[32, 31, -100]]);
+ * if (!(loss > 0 && gradNorm > 0)) throw new Error("nothing was learned");
  * ```
  */
 export function createAdamW(model: Model, settings: AdamWSettings): AdamW {
