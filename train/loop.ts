@@ -18,7 +18,7 @@ import { openRun } from "./run_folder.ts";
 import { cutSamples, sample } from "./sample.ts";
 import { learningRateAt } from "./schedule.ts";
 import { loadWeights, startingPoint } from "./starting_point.ts";
-import { type Checkpoint, pruneCheckpoints, restore, saveCheckpoint, type TrainerState } from "./state.ts";
+import { type Checkpoint, goBackTo, pruneCheckpoints, restore, saveCheckpoint, type TrainerState } from "./state.ts";
 
 export interface Services {
   readonly openLearner: OpenLearner;
@@ -61,8 +61,11 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   const start = await startingPoint(config, data.manifest, checkpoint?.folder);
   const initialize = start.weights === undefined;
   await using learner = await openLearner({ config, model: start.model, initialize });
-  if (checkpoint !== undefined) await restore(learner, checkpoint);
-  else if (start.weights !== undefined) await loadWeights(learner, start.weights);
+  if (checkpoint !== undefined) {
+    await restore(learner, checkpoint);
+    await goBackTo(run.folder, checkpoint);
+    await pruneCheckpoints(run.folder, config.keepCheckpoints);
+  } else if (start.weights !== undefined) await loadWeights(learner, start.weights);
   let state = checkpoint?.state ?? beginning(config, data);
   let lastGood = checkpoint?.folder;
   console.line(learner.describe());

@@ -9,6 +9,7 @@ import { type Checkpoint, findCheckpoint } from "./state.ts";
 export const RUNS = "runs";
 const CONFIG = "config.json";
 const LOCK = ".lock";
+const LEFTOVER = /^(config\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
 
 export interface Run extends Disposable {
   readonly folder: string;
@@ -46,6 +47,9 @@ async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | t
       throw new UserError(
         `Cannot use ${folder}: another process is training there; wait for it or choose another --out`,
       );
+    }
+    for await (const { name } of Deno.readDir(folder)) {
+      if (LEFTOVER.test(name)) await Deno.remove(join(folder, name)); // of a writer that was killed
     }
     const run = await open();
     const text = JSON.stringify({ ...run.config, resume: false }, null, 2) + "\n";

@@ -2,7 +2,7 @@
  * A run's checkpoints: each a Hugging Face folder with the optimizer's moments and the run's place beside the weights. It
  * knows what must be kept to go on with the same bits, and nothing of how the numbers come about.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { readFolder, writeFolder } from "../model/checkpoint.ts";
 import { UserError } from "../model/errors.ts";
 import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
@@ -68,10 +68,14 @@ export async function saveCheckpoint(
       await Deno.writeTextFile(join(temporary, STATE), JSON.stringify(state, null, 2) + "\n");
     },
   });
+  await pointAt(run, name);
+  return folder;
+}
+
+async function pointAt(run: string, name: string): Promise<void> {
   await writeAtomically(join(run, "checkpoints", "latest"), (file) => {
     return writeAll(file, new TextEncoder().encode(`${name}\n`));
   });
-  return folder;
 }
 
 /**
@@ -92,6 +96,21 @@ export async function findCheckpoint(run: string, warn: (line: string) => void):
   }
   if (folders.length === 0) return undefined;
   throw new UserError(`Cannot resume ${run}: none of its ${folders.length} checkpoints is whole; start a new run`);
+}
+
+/**
+ * Makes a checkpoint the run's newest: `latest` names it, and those after it, which were passed over, are renamed to
+ * `….damaged`, so that they don't count when checkpoints are removed.
+ */
+export async function goBackTo(run: string, { folder: chosen, state }: Checkpoint): Promise<void> {
+  await pointAt(run, basename(chosen));
+  for (const folder of (await listFolders(run)).filter((folder) => stepOf(folder) > state.step)) {
+    const aside = `${folder}.damaged`;
+    await remove(aside);
+    await Deno.rename(folder, aside).catch((error) => {
+      throw explainIo("rename", folder, error);
+    });
+  }
 }
 
 /** Reads a checkpoint's place and checks that all of its files are whole. */
@@ -162,14 +181,19 @@ export async function pruneCheckpoints(run: string, keep: number): Promise<void>
     });
     await remove(away);
   }
-  for (const name of await names(run)) if (/^step-\d+\.tmp-/.test(name)) await remove(join(run, "checkpoints", name));
+  for (const name of await names(run)) {
+    if (/^(step-\d+|latest)\.tmp-/.test(name)) await remove(join(run, "checkpoints", name));
+  }
 }
 
 /** Checkpoint folders, by step. */
 async function listFolders(run: string): Promise<string[]> {
   const steps = (await names(run)).filter((name) => /^step-\d{6,}$/.test(name));
-  const step = (name: string) => Number(name.slice("step-".length));
-  return steps.sort((a, b) => step(a) - step(b)).map((name) => join(run, "checkpoints", name));
+  return steps.sort((a, b) => stepOf(a) - stepOf(b)).map((name) => join(run, "checkpoints", name));
+}
+
+function stepOf(folder: string): number {
+  return Number(basename(folder).slice("step-".length));
 }
 
 async function names(run: string): Promise<string[]> {

@@ -200,6 +200,20 @@ Deno.test("a disk that fills up leaves the checkpoints before it, and the run ca
   assert.equal(await bits(run, 24), await bits(join(place.root, "whole"), 24));
 });
 
+Deno.test("a damaged newest checkpoint is set aside, and the run goes on from the one before", async () => {
+  await using place = await workplace();
+  await runTraining(place.flags("whole"));
+  const run = join(place.root, "run");
+  await runTraining([...place.flags("run"), "--keep-checkpoints", "1"], { stopAt: /^step 13\// });
+  const [newest] = (await checkpoints(run)).slice(-1);
+  await Deno.truncate(join(run, "checkpoints", newest, "optimizer.safetensors"), 1000);
+  const said = await runTraining(["--out", run, "--resume", "--keep-checkpoints", "1"]);
+  assert.match(said, new RegExp(`warning: passing over .*${newest}.*optimizer.safetensors`));
+  assert.match(said, /updates 13 to 24/);
+  assert.deepEqual(await checkpoints(run), ["latest", "step-000024", `${newest}.damaged`].sort());
+  assert.equal(await bits(run, 24), await bits(join(place.root, "whole"), 24));
+});
+
 Deno.test("a run's folder is never taken twice", async () => {
   await using place = await workplace();
   await runTraining([...place.flags("run"), "--steps", "2"]);
