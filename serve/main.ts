@@ -11,6 +11,7 @@ import {
   type Values,
 } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
+import { reportFailure } from "../model/report.ts";
 import { findModel, type ModelPath, newestRun, openModel } from "./open_model.ts";
 import { curlCommand, startServer } from "./server.ts";
 import { describeSpeed, writeCompletion } from "./terminal.ts";
@@ -146,7 +147,6 @@ if (import.meta.main) {
     await main(Deno.args);
     Deno.exit(0);
   } catch (error) {
-    console.error(error instanceof UserError ? error.message : error);
-    Deno.exit(error instanceof UserError ? error.exitCode : 1);
+    Deno.exit(reportFailure(error));
   }
 }

@@ -1,6 +1,7 @@
 /** The commands of training: train, prepare, evaluate, plot, adapters. The only file of the room that reads arguments or exits. */
 import { closest, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
+import { reportFailure } from "../model/report.ts";
 import { readSettings } from "./config.ts";
 import { createConsole } from "./console.ts";
 import { listenForStop } from "./stop.ts";
@@ -64,24 +65,8 @@ async function run([name, ...args]: readonly string[]): Promise<number> {
     await command(args);
     return 0;
   } catch (error) {
-    return report(error);
+    return reportFailure(error);
   }
-}
-
-/** Says what went wrong in one line; the stack only where it is asked for. */
-function report(thrown: unknown): number {
-  const error = cause(thrown);
-  if (Deno.env.get("WGPT_DEBUG")) console.error(error);
-  else if (error instanceof UserError) console.error(`error: ${error.message}`);
-  else {console.error(
-      `error: ${error instanceof Error ? error.message : error}\nSet WGPT_DEBUG=1 to see where it comes from`,
-    );}
-  return error instanceof UserError ? error.exitCode : 1;
-}
-
-/** What failed first: closing things after a failure may fail as well. */
-function cause(error: unknown): unknown {
-  return error instanceof SuppressedError ? cause(error.suppressed) : error;
 }
 
 if (import.meta.main) Deno.exit(await run(Deno.args));
