@@ -142,7 +142,8 @@ const topOp: Op<Vocabulary & { readonly k: number }> = {
     requireLogits("topLogprobs", logits, vocabulary);
     const [rows] = logits.shape;
     requireBeside("topLogprobs", logits, targets, [rows], "u32");
-    const most = Math.min(vocabulary, Math.floor(LOOP_BUDGET / Math.ceil(vocabulary / 4 / FEW_LANES)) - 2);
+    const pass = Math.ceil(vocabulary / 4 / FEW_LANES) + MANY_LANES / PARTS + 2 * PARTS;
+    const most = Math.min(vocabulary, Math.floor(LOOP_BUDGET / pass) - 2);
     if (!(k >= 1 && k <= most)) throw new RangeError(`Cannot take the top ${k} of ${vocabulary}: want 1 to ${most}`);
     return [{ shape: [rows], dtype: "f32" }, { shape: [rows, k], dtype: "u32" }, { shape: [rows, k], dtype: "f32" }];
   },
