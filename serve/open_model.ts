@@ -1,9 +1,10 @@
 /** From a path to a model that answers: finds the folder, reads its tokenizer and stop tokens, opens the engine in a Worker. */
 import { basename, join, resolve } from "node:path";
 import { UserError } from "../model/errors.ts";
-import { explainIo, standingFolder } from "../model/files.ts";
+import { standingFolder } from "../model/files.ts";
 import { defaultSampling } from "../model/generate.ts";
 import { Fields, readJson } from "../model/json_fields.ts";
+import { modelFolder } from "../model/runs.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./completions.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
@@ -22,22 +23,12 @@ async function isFile(path: string): Promise<boolean> {
   return await Deno.stat(path).then((info) => info.isFile, () => false);
 }
 
-/** The folder that a run's `checkpoints/latest` names; undefined for a folder that is no run. */
-async function latestCheckpoint(run: string): Promise<string | undefined> {
-  const file = join(run, "checkpoints", "latest");
-  if (!await isFile(file)) return undefined;
-  const name = await Deno.readTextFile(file).catch((error) => {
-    throw explainIo("read", file, error);
-  });
-  return join(run, "checkpoints", name.trim());
-}
-
 /** Resolves DIR or NAME=DIR. A training run's folder stands for its latest checkpoint, under the run's name. */
 export async function findModel(model: string): Promise<ModelPath> {
   const named = /^([^=]+)=(.+)$/s.exec(model);
   const [, name, path] = named && !await isFolder(model) ? named : [undefined, undefined, model];
   const folder = resolve(path);
-  const standing = await standingFolder(await latestCheckpoint(folder) ?? folder);
+  const standing = await standingFolder(await modelFolder(folder));
   if (!await isFolder(standing)) throw new UserError(`Give a model folder: ${path} is none`);
   return { folder: standing, name: name ?? basename(folder) };
 }

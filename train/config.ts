@@ -14,8 +14,10 @@ import {
   type Values,
   wrap,
 } from "../model/arguments.ts";
+import { readFolder } from "../model/checkpoint.ts";
 import { UserError } from "../model/errors.ts";
 import { readJson } from "../model/json_fields.ts";
+import { modelFolder } from "../model/runs.ts";
 import { presetNames, presets } from "./presets.ts";
 
 const rate = { min: 0, max: 0.999 };
@@ -119,10 +121,24 @@ export async function readSettings(args: readonly string[]): Promise<Settings | 
   const { config: file, ...flags } = values as Partial<Config> & { config?: string };
   const fromFile = file === undefined ? {} : checkObject(fields, await readJson(file), file);
   refuseBoth(flags);
-  const written = layered(fromFile, flags);
+  const written = layered(fromFile, flags, flags.initFrom ? { initFrom: await modelFolder(flags.initFrom) } : {});
   const preset = presets[written.preset ?? fields.preset.default];
   const given = written.preset === undefined ? written : layered(preset, written);
-  return { config: complete(layered(preset, written)), given, written };
+  const shape = written.initFrom ? await shapeOf(written.initFrom, written, preset.context) : {};
+  return { config: complete(layered(preset, shape, written)), given, written };
+}
+
+/** What a folder to start from decides: the model's shape, a context that fits, and the embedded corpus's tokenizer. */
+async function shapeOf(folder: string, written: Partial<Config>, context?: number): Promise<Partial<Config>> {
+  using files = await readFolder(folder);
+  const { n_layer, n_head, n_embd, n_positions } = files.config;
+  return {
+    nLayer: n_layer,
+    nHead: n_head,
+    nEmbd: n_embd,
+    context: Math.min(context ?? fields.context.default, n_positions),
+    ...written.data === undefined && written.tokenizer === undefined ? { tokenizer: folder } : {},
+  };
 }
 
 /** A resumed run's settings: its own, changed where that is allowed. @throws UserError naming every field that differs. */

@@ -1,11 +1,11 @@
 /** The evaluate command: how well a model predicts prepared data, and HellaSwag. It prints and returns what it measured. */
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { choice, flag, helpText, integer, parseFlags, text } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
-import { explainIo } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import { progress } from "../model/progress.ts";
+import { modelFolder } from "../model/runs.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { parseConfig } from "./config.ts";
 import { hellaswag, readQuestions } from "./hellaswag.ts";
@@ -47,7 +47,7 @@ export async function evaluateCommand(args: readonly string[], openScorer: OpenS
   const { values, help } = parseFlags(fields, args);
   if (help) return helpText(USAGE, fields);
   const options = { ...defaults(), ...values };
-  const model = await findModel(options.model === "" ? await newestRun() : options.model);
+  const model = await modelFolder(options.model === "" ? await newestRun() : options.model);
   const questions = options.hellaswag === "" ? undefined : await readQuestions(options.hellaswag);
   const data = questions !== undefined && options.data === "" ? undefined : options.data || await dataOf(model);
   const manifest = data === undefined ? undefined : await readManifest(data);
@@ -100,16 +100,6 @@ export async function measureLoss(scorer: Scorer, loader: Loader, batches = 0): 
   const loss = sum / targets;
   const bitsPerByte = loss / Math.LN2 * loader.splitTokens / loader.textBytes;
   return { targets, loss, perplexity: Math.exp(loss), bitsPerByte };
-}
-
-/** A run's folder stands for its latest checkpoint. */
-async function findModel(folder: string): Promise<string> {
-  const latest = join(folder, "checkpoints", "latest");
-  const name = await Deno.readTextFile(latest).catch((error) => {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
-    throw explainIo("read", latest, error);
-  });
-  return name === undefined ? folder : join(folder, "checkpoints", basename(name.trim()));
 }
 
 /** The data that a checkpoint of a run was trained on. */

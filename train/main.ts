@@ -1,4 +1,5 @@
 /** The commands of training: train, prepare, evaluate, plot, adapters. The only file of the room that reads arguments or exits. */
+import { findAdapter } from "../kernels/gpu/device.ts";
 import { closest, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { reportFailure } from "../model/report.ts";
@@ -17,6 +18,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   async train(args) {
     const settings = await readSettings(args);
     if ("help" in settings) return print(settings.help);
+    await findAdapter(); // before minutes go into data that nothing can train on
     const console = createConsole();
     using stop = listenForStop((line) => console.line(line), () => Deno.exit(INTERRUPTED));
     const [{ train }, { openLearner }] = await Promise.all([import("./loop.ts"), import("./gpu_learner.ts")]);

@@ -54,17 +54,30 @@ const NO_ADAPTER = "No WebGPU adapter found: install your GPU's Vulkan driver, o
   "`sudo apt-get install mesa-vulkan-drivers` (./setup.sh does it on Debian and Ubuntu)";
 
 /**
+ * Finds the adapter without opening it.
+ *
+ * @throws UserError with exit code 3 where there is none.
+ */
+export async function findAdapter(options: DeviceOptions = {}): Promise<{ gpu: GPU; adapter: GPUAdapter }> {
+  prepareEnvironment();
+  const gpu = options.gpu ?? navigator.gpu;
+  const adapter = await gpu?.requestAdapter(requestOf(options));
+  if (!adapter) throw new UserError(NO_ADAPTER, 3);
+  return { gpu, adapter };
+}
+
+function requestOf({ powerPreference = "high-performance" }: DeviceOptions): GPURequestAdapterOptions {
+  return { powerPreference };
+}
+
+/**
  * Opens the adapter with all the limits and features it has.
  *
  * @throws UserError with exit code 3 where there is no adapter.
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  prepareEnvironment();
-  const gpu = options.gpu ?? navigator.gpu;
-  if (gpu === undefined) throw new UserError(NO_ADAPTER, 3);
-  const request = { powerPreference: options.powerPreference ?? "high-performance" } as const;
-  const adapter = await gpu.requestAdapter(request);
-  if (adapter === null) throw new UserError(NO_ADAPTER, 3);
+  const { gpu, adapter } = await findAdapter(options);
+  const request = requestOf(options);
   const features: GPUFeatureName[] = [];
   for (const feature of FEATURES) if (await grants(gpu, request, feature)) features.push(feature as GPUFeatureName);
   const requiredLimits: Record<string, number> = {};
