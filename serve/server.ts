@@ -68,7 +68,14 @@ function urlOf({ hostname, port }: Deno.NetAddr): string {
 
 /** A command line that asks the server for a streamed completion, to be pasted into a shell. */
 export function curlCommand(url: string, model: string): string {
-  const body = JSON.stringify({ model, prompt: "The people", max_tokens: 64, temperature: 0.7, top_p: 0.9, stream: true });
+  const body = JSON.stringify({
+    model,
+    prompt: "The people",
+    max_tokens: 64,
+    temperature: 0.7,
+    top_p: 0.9,
+    stream: true,
+  });
   const quoted = `'${body.replaceAll("'", String.raw`'\''`)}'`;
   return `curl -N ${url}/v1/completions -H 'content-type: application/json' -d ${quoted}`;
 }
