@@ -86,6 +86,18 @@ Deno.test("steps and epochs replace each other", async () => {
   await refuses(/^Give steps or epochs, not both/, "--steps", "3", "--epochs", "2");
 });
 
+Deno.test("--init-from takes shape, context and tokenizer from the folder, unless something else is said", async () => {
+  const folder = "tests/fixtures/gpt2-tiny"; // 2 layers, 3 heads, width 48, context 40
+  const { nLayer, nHead, nEmbd, context, tokenizer, initFrom } = await config("--init-from", folder);
+  assert.deepEqual([nLayer, nHead, nEmbd, context], [2, 3, 48, 40]);
+  assert.deepEqual([tokenizer, initFrom], [folder, folder]);
+  const said = await config("--init-from", folder, "--context", "16", "--tokenizer", "bytes", "--n-layer", "1");
+  assert.deepEqual([said.nLayer, said.nHead, said.context, said.tokenizer], [1, 3, 16, "bytes"]);
+  assert.equal((await config("--init-from", folder, "--data", "some/data")).tokenizer, "");
+  const { given, written } = await settings("--init-from", folder);
+  assert.deepEqual([given, written], [{ initFrom: folder }, { initFrom: folder }]);
+});
+
 Deno.test("what can't be is refused in one line", async () => {
   await refuses(/^Unknown flag --lerning-rate: did you mean --learning-rate\?$/, "--lerning-rate", "1");
   await refuses(/^--preset: found "gpt3", wanted tiny, .*; did you mean gpt2\?$/, "--preset", "gpt3");
