@@ -4,7 +4,7 @@
 
 import { join } from "node:path";
 import { UserError } from "./errors.ts";
-import { explainIo, replaceFolder, standingFolder } from "./files.ts";
+import { exists, explainIo, replaceFolder, standingFolder } from "./files.ts";
 import { type FloatFormat, fromF32 } from "./float_formats.ts";
 import { formatGenerationConfig, type GenerationConfig, parseGenerationConfig } from "./generation_config.ts";
 import { formatGpt2Config, type Gpt2Config, gpt2Parameters, parseGpt2Config } from "./gpt2_config.ts";
@@ -30,8 +30,8 @@ export interface Checkpoint extends Disposable {
   readonly config: Gpt2Config;
   /** What names in the files begin with; names here always begin with `transformer.`. */
   readonly prefix: "" | "transformer.";
-  /** From generation_config.json, or the config's end-of-text token where there is none. */
-  readonly generation: GenerationConfig;
+  /** From generation_config.json; undefined where there is none. */
+  readonly generation: GenerationConfig | undefined;
   /** All parameters, in the order in which the model uses them. */
   names(): readonly string[];
   shape(name: string): readonly number[];
@@ -57,7 +57,7 @@ export async function readFolder(folder: string): Promise<Checkpoint> {
   });
   const configFile = join(place, "config.json");
   const config = parseGpt2Config(await readJson(configFile), configFile);
-  const generation = await readGeneration(place, config);
+  const generation = await readGeneration(place);
   using opened = new DisposableStack();
   const { tensors: stored, label } = await openWeights(place, opened);
   const prefix = [...stored.keys()].some((name) => name.startsWith(PREFIX)) ? PREFIX : "";
@@ -143,11 +143,9 @@ async function refuseForeign(folder: string): Promise<void> {
   }
 }
 
-async function readGeneration(folder: string, config: Gpt2Config): Promise<GenerationConfig> {
+async function readGeneration(folder: string): Promise<GenerationConfig | undefined> {
   const file = join(folder, "generation_config.json");
-  if (await exists(file)) return parseGenerationConfig(await readJson(file), file);
-  const end = config.eos_token_id;
-  return { bos_token_id: config.bos_token_id, eos_token_id: end === null ? [] : [end] };
+  return await exists(file) ? parseGenerationConfig(await readJson(file), file) : undefined;
 }
 
 /** All tensors of the folder by the names they have there; `label` is the file to name in errors. */
@@ -233,14 +231,4 @@ function checkTensors(
 /** A name as it is where it is harmless, else quoted. */
 function plain(name: string): string {
   return /^[\w.-]{1,100}$/.test(name) ? name : quote(name);
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await Deno.stat(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw explainIo("read", path, error);
-  }
 }

@@ -139,6 +139,17 @@ async function isFolder(path: string): Promise<boolean> {
   }
 }
 
+/** Whether anything stands at a path. @throws UserError where that can't be told. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw explainIo("read", path, error);
+  }
+}
+
 async function removeIfThere(path: string): Promise<void> {
   try {
     await Deno.remove(path, { recursive: true });

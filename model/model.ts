@@ -4,14 +4,17 @@
  */
 import { join } from "node:path";
 import type { Device } from "../kernels/gpu/device.ts";
-import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
+import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore, type Entry, type Store } from "../kernels/gpu/store.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { normals } from "../kernels/random.ts";
+import { denseBatch, denseRows } from "./batch.ts";
 import { readFolder, writeFolder } from "./checkpoint.ts";
 import { type Architecture, denseContext } from "./context.ts";
 import { UserError } from "./errors.ts";
+import { exists } from "./files.ts";
+import type { GenerationConfig } from "./generation_config.ts";
 import { gpt2, PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
 import { objective, parametersOf } from "./objective.ts";
@@ -48,7 +51,11 @@ export async function loadModel(device: Device, folder: string, options: LoadOpt
     throw new UserError(`Cannot load ${folder} as ${options.dtype}: weights are kept as f32`, 2);
   }
   using files = await readFolder(folder);
-  const model = new Model(device, files.config, { bare: files.prefix === "", tokenizer: await tokenizerIn(folder) });
+  const model = new Model(device, files.config, {
+    bare: files.prefix === "",
+    tokenizer: await tokenizerIn(files.folder),
+    generation: files.generation,
+  });
   try {
     for (const { name } of model.declared) model.store.write(name, await files.readF32(name));
     return model;
@@ -61,13 +68,16 @@ export async function loadModel(device: Device, folder: string, options: LoadOpt
 /** The folder's tokenizer, where it has one. */
 async function tokenizerIn(folder: string): Promise<Tokenizer | undefined> {
   for (const file of ["tokenizer.json", "vocab.json"]) {
-    const found = await Deno.stat(join(folder, file)).then(() => true, () => false);
-    if (found) return await loadTokenizer(folder);
+    if (await exists(join(folder, file))) return await loadTokenizer(folder);
   }
   return undefined;
 }
 
-/** A new model with random weights: the same seed gives the same bits. */
+/**
+ * A new model with random weights: the same seed gives the same bits.
+ *
+ * @throws RangeError where the adapter has no buffers of the parameters' sizes.
+ */
 export function createModel(
   device: Device,
   config: Gpt2Config,
@@ -81,32 +91,43 @@ export function createModel(
 }
 
 function initial({ shape, init }: Parameter, seed: number, stream: number): Float32Array {
-  const elements = shape.reduce((product, size) => product * size, 1);
+  const elements = count({ shape, dtype: "f32" });
   if ("value" in init) return new Float32Array(elements).fill(init.value);
   return normals(seed, stream, elements).map((value) => value * init.std);
 }
 
+export interface ModelOptions {
+  /** Whether checkpoint keys go without `transformer.`. */
+  readonly bare?: boolean;
+  /** Saved with the model. */
+  readonly tokenizer?: Tokenizer;
+  /** Saved with the model. Default: only the tokens that begin and end a text. */
+  readonly generation?: GenerationConfig;
+}
+
+/** A GPT-2 on a device. Make one with `loadModel` or `createModel`; until it is disposed it holds GPU memory. */
 export class Model implements Disposable {
   readonly architecture: Architecture;
   readonly store: Store;
   /** Parameters in the order the model uses them. */
   readonly declared: readonly Parameter[];
-  readonly tokenizer: Tokenizer | undefined;
-  readonly #bare: boolean;
   readonly #programs = new Map<string, Program>();
 
   constructor(
     readonly device: Device,
     readonly config: Gpt2Config,
-    options: { readonly bare?: boolean; readonly tokenizer?: Tokenizer },
+    readonly options: ModelOptions = {},
   ) {
     this.architecture = gpt2(config);
-    this.tokenizer = options.tokenizer;
-    this.#bare = options.bare ?? false;
     const graph = new Graph();
     this.declared = parametersOf(this.architecture, graph, denseContext(graph, 1));
     this.store = createStore(device);
     this.store.allocate("parameter", this.entries(""));
+  }
+
+  /** How many numbers the model has learned or will learn; padding doesn't count. */
+  get parameterCount(): number {
+    return this.declared.reduce((sum, { shape }) => sum + count({ shape, dtype: "f32" }), 0);
   }
 
   /** Entries of a kind of variables that stand beside the parameters: gradients or moments. */
@@ -121,7 +142,7 @@ export class Model implements Disposable {
 
   /** A parameter's key in checkpoints of this model. */
   key(name: string): string {
-    return this.#bare ? name.slice(PREFIX.length + 1) : name;
+    return this.options.bare ? name.slice(PREFIX.length + 1) : name;
   }
 
   /**
@@ -132,14 +153,14 @@ export class Model implements Disposable {
    * @throws RangeError for rows of unequal length, a T past the context or an id ≥ V.
    */
   async logits(tokens: readonly (readonly number[])[]): Promise<Float32Array> {
-    const inputs = this.#rows(tokens);
+    const inputs = denseRows(this.config, tokens);
     const rows = inputs.tokens.length;
     const { n_embd: C, vocab_size: V } = this.config;
     const body = await this.#program(`hidden ${rows}`, (graph) => {
       const hidden = this.architecture.hidden(createScope(graph), denseContext(graph, rows));
       return { hidden };
     });
-    body.run(inputs);
+    body.run({ ...inputs });
     const hidden = new Float32Array((await body.read("hidden"))[0]);
     const chunk = Math.max(1, Math.min(rows, Math.floor(LOGITS_BYTES / (4 * V))));
     const head = await this.#program(`head ${chunk}`, (graph) => {
@@ -166,13 +187,14 @@ export class Model implements Disposable {
    *
    * @param tokens (B, T) ids, each row one document.
    * @param targets (B, T) ids or -100.
-   * @returns gradients by the checkpoint's keys, in its layouts.
+   * @returns the loss in nats, and gradients by the checkpoint's keys, in its layouts.
+   * @throws RangeError for shapes that differ, a T past the context or an id ≥ V.
    */
   async lossAndGradients(
     tokens: readonly (readonly number[])[],
     targets: readonly (readonly number[])[],
   ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
-    const inputs = this.batch(tokens, targets);
+    const inputs = denseBatch(this.config, tokens, targets);
     const rows = inputs.tokens.length;
     const program = await this.#program(`gradients ${rows}`, (graph) => {
       const { loss, gradients } = objective(
@@ -205,60 +227,27 @@ export class Model implements Disposable {
     return unpadded(parameter, await this.store.read(prefix + parameter.name));
   }
 
-  /** Writes a Hugging Face folder, whole or not at all. */
+  /** Every parameter, or with `prefix` its gradient or moment, by the checkpoint's key, to be read one at a time. */
+  tensors(prefix = ""): NamedTensor[] {
+    return this.declared.map((parameter) => ({
+      name: this.key(parameter.name),
+      shape: parameter.shape,
+      read: () => this.read(parameter, prefix),
+    }));
+  }
+
+  /**
+   * Writes a Hugging Face folder, whole or not at all: config.json, weights as F32, generation_config.json, and the tokenizer
+   * where the model has one.
+   *
+   * @throws UserError where the disk refuses, or where the folder holds what is no part of a checkpoint.
+   */
   async save(folder: string): Promise<void> {
-    await writeFolder(folder, {
-      config: this.config,
-      tensors: this.declared.map((parameter) => ({
-        name: this.key(parameter.name),
-        shape: parameter.shape,
-        read: () => this.read(parameter),
-      })),
-      tokenizer: this.tokenizer,
-    });
+    const { tokenizer, generation } = this.options;
+    await writeFolder(folder, { config: this.config, tensors: this.tensors(), tokenizer, generation });
   }
 
-  /** Rows and their targets as a batch that `Step` takes too. */
-  batch(tokens: readonly (readonly number[])[], targets: readonly (readonly number[])[]): DenseBatch {
-    const inputs = this.#rows(tokens);
-    if (targets.length !== tokens.length || targets.some((row, i) => row.length !== tokens[i].length)) {
-      throw new RangeError(
-        `Cannot use targets of another shape than the tokens' (${tokens.length}, ${tokens[0].length})`,
-      );
-    }
-    const flat = Int32Array.from(targets.flat());
-    flat.forEach((id) => id === -100 || this.#checkId(id));
-    return { ...inputs, targets: flat, validTargets: flat.reduce((sum, id) => sum + (id === -100 ? 0 : 1), 0) };
-  }
-
-  #rows(tokens: readonly (readonly number[])[]): { tokens: Uint32Array; positions: Uint32Array; starts: Uint32Array } {
-    const length = tokens[0]?.length ?? 0;
-    if (length === 0) throw new RangeError("Cannot run the model on no tokens: give at least one row of one id");
-    if (length > this.config.n_positions) {
-      throw new RangeError(`Cannot run the model on ${length} tokens: its context is ${this.config.n_positions}`);
-    }
-    if (tokens.some((row) => row.length !== length)) {
-      throw new RangeError(`Cannot batch rows of unequal length: the first has ${length} tokens`);
-    }
-    const flat = tokens.flat();
-    flat.forEach((id) => this.#checkId(id));
-    return {
-      tokens: Uint32Array.from(flat),
-      positions: Uint32Array.from(flat, (_, row) => row % length),
-      starts: Uint32Array.from(flat, (_, row) => row - row % length),
-    };
-  }
-
-  #checkId(id: number): void {
-    if (!Number.isInteger(id) || id < 0 || id >= this.config.vocab_size) {
-      throw new RangeError(`Cannot use token id ${id}: the vocabulary has ${this.config.vocab_size}`);
-    }
-  }
-
-  async #program(
-    key: string,
-    build: (graph: Graph) => Record<string, Tensor>,
-  ): Promise<Program> {
+  async #program(key: string, build: (graph: Graph) => Record<string, Tensor>): Promise<Program> {
     const known = this.#programs.get(key);
     if (known !== undefined) return known;
     if (this.#programs.size >= PROGRAMS) {
@@ -279,15 +268,14 @@ export class Model implements Disposable {
   }
 }
 
-/** Flat rows of whole documents with their targets. */
-export interface DenseBatch {
-  readonly tokens: Uint32Array;
-  readonly targets: Int32Array;
-  readonly positions: Uint32Array;
-  readonly starts: Uint32Array;
-  readonly validTargets: number;
+/** A parameter, gradient or moment of the model, unpadded. */
+export interface NamedTensor {
+  /** The checkpoint's key. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly read: () => Promise<Float32Array>;
 }
 
 function unpadded({ shape }: Parameter, buffer: ArrayBuffer): Float32Array {
-  return new Float32Array(buffer, 0, shape.reduce((product, size) => product * size, 1));
+  return new Float32Array(buffer, 0, count({ shape, dtype: "f32" }));
 }

@@ -14,7 +14,7 @@ export const openLearner: OpenLearner = async ({ config, model: shape, initializ
   await using opened = new AsyncDisposableStack();
   const device = opened.use(await openDevice());
   const model = opened.use(
-    initialize ? createModel(device, shape, { seed: config.seed }) : new Model(device, shape, {}),
+    initialize ? createModel(device, shape, { seed: config.seed }) : new Model(device, shape),
   );
   const { beta1, beta2, eps, weightDecay, clip, recompute, dropout } = config;
   const rows = config.microBatch * config.context;
@@ -25,7 +25,7 @@ export const openLearner: OpenLearner = async ({ config, model: shape, initializ
   return {
     config: shape,
     device: device.name,
-    parameters: model.declared.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
+    parameters: model.parameterCount,
     microstep: (batch, place) => step.microstep(batch, place),
     update: (options) => step.update(options),
     report: () => step.report(),

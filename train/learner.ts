@@ -4,16 +4,10 @@
  */
 import type { Engine } from "../model/generate.ts";
 import type { Gpt2Config } from "../model/gpt2_config.ts";
-import type { DenseBatch } from "../model/model.ts";
+import type { DenseBatch } from "../model/batch.ts";
+import type { NamedTensor } from "../model/model.ts";
 import type { Config } from "./config.ts";
 import type { Kind, Place } from "./step.ts";
-
-export interface NamedTensor {
-  /** The checkpoint's key. */
-  readonly name: string;
-  readonly shape: readonly number[];
-  readonly read: () => Promise<Float32Array>;
-}
 
 /** A model, its optimizer, and the programs that train it. */
 export interface Learner extends AsyncDisposable {

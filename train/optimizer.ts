@@ -1,4 +1,5 @@
 /** AdamW over a loaded model, a step at a time, for use as a library. It knows no data and no schedule. */
+import { denseBatch } from "../model/batch.ts";
 import type { Model } from "../model/model.ts";
 import { compileStep, type Step } from "./step.ts";
 
@@ -55,7 +56,7 @@ export class AdamW implements Disposable {
     tokens: readonly (readonly number[])[],
     targets: readonly (readonly number[])[],
   ): Promise<{ loss: number; gradNorm: number }> {
-    const batch = this.model.batch(tokens, targets);
+    const batch = denseBatch(this.model.config, tokens, targets);
     const step = this.#opened = await (this.#step ??= this.#open(batch.tokens.length));
     await step.prepare(batch.tokens.length);
     const update = ++this.#update;

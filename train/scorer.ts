@@ -1,5 +1,5 @@
 /** Losses of single tokens under a model, for evaluation. The interface knows no GPU; `packTexts` fills its batches. */
-import type { DenseBatch } from "../model/model.ts";
+import type { DenseBatch } from "../model/batch.ts";
 
 /** A model that says how unlikely each target is. */
 export interface Scorer extends AsyncDisposable {

@@ -10,7 +10,8 @@ import { megabytes } from "../kernels/gpu/plan.ts";
 import { scale } from "../kernels/pointwise.ts";
 import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
 import { denseContext } from "../model/context.ts";
-import type { DenseBatch, Model } from "../model/model.ts";
+import type { DenseBatch } from "../model/batch.ts";
+import type { Model, NamedTensor } from "../model/model.ts";
 import { evaluation, objective } from "../model/objective.ts";
 
 /** Decoupled weight decay (Loshchilov and Hutter 2019); decay goes to tensors of two and more dimensions. */
@@ -149,12 +150,8 @@ export class Step implements Disposable {
   }
 
   /** Every parameter or moment by its checkpoint key, read one at a time. */
-  tensors(kind: Kind): { name: string; shape: readonly number[]; read: () => Promise<Float32Array> }[] {
-    return this.model.declared.map((parameter) => ({
-      name: this.model.key(parameter.name),
-      shape: parameter.shape,
-      read: () => this.model.read(parameter, kinds[kind]),
-    }));
+  tensors(kind: Kind): NamedTensor[] {
+    return this.model.tensors(kinds[kind]);
   }
 
   /** Sets a parameter or moment by its checkpoint key. */
@@ -166,11 +163,10 @@ export class Step implements Disposable {
 
   /** What the step holds and launches. */
   describe(): string {
-    const parameters = this.model.declared.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-    return `${(parameters / 1e6).toFixed(2)} M parameters; a microstep has ${
-      this.#microstep(this.options.rows).dispatches
-    } dispatches, ` +
-      `an update ${this.updater.dispatches}; ${megabytes(this.model.device.bytes)} on ${this.model.device.name}`;
+    const { parameterCount, device } = this.model;
+    const { dispatches } = this.#microstep(this.options.rows);
+    return `${(parameterCount / 1e6).toFixed(2)} M parameters; a microstep has ${dispatches} dispatches, ` +
+      `an update ${this.updater.dispatches}; ${megabytes(device.bytes)} on ${device.name}`;
   }
 
   [Symbol.dispose](): void {

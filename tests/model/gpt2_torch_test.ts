@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { createAdamW, loadModel, openDevice, readSafetensors } from "../../mod.ts";
+import { readFolder } from "../../model/checkpoint.ts";
 import { toF32 } from "../../model/float_formats.ts";
 import { type Gpt2Config, innerSize } from "../../model/gpt2_config.ts";
 import { assertClose } from "../close.ts";
@@ -247,6 +248,19 @@ Deno.test("gpt2: formats and shards of one model compute the same, and a saved m
     using again = await loadModel(device, folder);
     assert.deepEqual(await again.parameters(), parameters);
     assert.deepEqual(await again.logits(tokens[0]), logits);
+  });
+});
+
+Deno.test("gpt2: a saved model keeps what its folder recommends for sampling", async () => {
+  using device = await openDevice();
+  using model = await loadModel(device, fixture("gpt2-tiny"));
+  await withFolder(async (parent) => {
+    const folder = join(parent, "saved");
+    await model.save(folder);
+    using before = await readFolder(fixture("gpt2-tiny"));
+    using after = await readFolder(folder);
+    assert.equal(before.generation?.temperature, 0.7);
+    assert.deepEqual(after.generation, before.generation);
   });
 });
 

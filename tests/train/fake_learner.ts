@@ -4,7 +4,7 @@
  */
 import { gpt2Parameters } from "../../model/gpt2_config.ts";
 import type { Engine, Generated } from "../../model/generate.ts";
-import type { DenseBatch } from "../../model/model.ts";
+import type { DenseBatch } from "../../model/batch.ts";
 import type { Learner, LearnerOptions, OpenLearner } from "../../train/learner.ts";
 import { generator, hash32 } from "../../train/shuffle.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../model/errors.ts";
-import type { DenseBatch } from "../../model/model.ts";
+import type { DenseBatch } from "../../model/batch.ts";
 import { loadTokenizer } from "../../model/tokenizer.ts";
 import { hellaswag, readQuestions } from "../../train/hellaswag.ts";
 import { packTexts, type Scorer } from "../../train/scorer.ts";
