@@ -89,5 +89,5 @@ Deno.test("no run, no folder, no free port: one line, exit code 1", async () => 
   using busy = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const taken = await command(["serve", "--model", folder.path, "--port", String(busy.addr.port)]);
   assert.equal(taken.code, 1);
-  assert.deepEqual(taken.error, [`Choose another --port: ${busy.addr.port} is in use on 127.0.0.1`]);
+  assert.deepEqual(taken.error, [`error: Choose another --port: ${busy.addr.port} is in use on 127.0.0.1`]);
 });
