@@ -50,6 +50,11 @@ export const choice = <const T extends string>(choices: readonly T[], value: T, 
   choices,
 });
 
+/** What each field is when nobody writes it. */
+export function defaultsOf<T extends Table>(table: T): Values<T> {
+  return Object.fromEntries(Object.entries(table).map(([name, field]) => [name, field.default])) as Values<T>;
+}
+
 /** What was found on a command line: only what was given, checked. */
 export interface Parsed<T extends Table> {
   readonly values: Partial<Values<T>>;
@@ -201,7 +206,7 @@ function wanted({ kind, choices, min, max }: Field<unknown>): string {
 /** The help page: usage, then a line or more for each field. */
 export function helpText(usage: string, table: Table): string {
   const rows = Object.entries(table).map(([name, field]) => {
-    const value = field.kind === "flag" ? "" : ` ${placeholder(field)}`;
+    const value = field.kind === "flag" ? "" : ` ${valueName(field)}`;
     return [`--${kebab(name)}${value}`, field.help + defaultNote(field)];
   });
   rows.push(["--help", "print this and end"]);
@@ -216,7 +221,8 @@ export function helpText(usage: string, table: Table): string {
   return `${usage.trim()}\n\n${lines.join("\n")}\n`;
 }
 
-function placeholder({ kind, choices }: Field<unknown>): string {
+/** What stands for a field's value on the help page. */
+function valueName({ kind, choices }: Field<unknown>): string {
   if (kind === "choice" && choices!.join("|").length <= 24) return choices!.join("|");
   return { text: "TEXT", texts: "TEXT", integer: "N", number: "X", flag: "", choice: "NAME" }[kind];
 }
@@ -239,7 +245,7 @@ export function wrap(text: string, width: number): string[] {
 }
 
 /** learningRate → learning-rate. */
-export function kebab(name: string): string {
+function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 

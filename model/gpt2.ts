@@ -15,7 +15,7 @@ import { attentionScale, geluForm, type Gpt2Config, innerSize } from "./gpt2_con
 import { type Init, ones, type Scope, zeros } from "./scope.ts";
 
 /** Rows of the token table come in multiples of this, in memory only: kernels like whole tiles. */
-export const VOCABULARY_PADDING = 64;
+const VOCABULARY_PADDING = 64;
 
 /** Every name in a GPT-2 checkpoint starts with it. */
 export const PREFIX = "transformer";

@@ -5,7 +5,6 @@ export interface Heap<T> {
   push(item: T): void;
   /** Takes out the first item; undefined when empty. */
   pop(): T | undefined;
-  clear(): void;
 }
 
 /** `before(a, b)` says that a comes out before b. push and pop take O(log size). */
@@ -49,6 +48,5 @@ export function createHeap<T>(before: (a: T, b: T) => boolean): Heap<T> {
     },
     push,
     pop,
-    clear: () => void (items.length = 0),
   };
 }

@@ -7,7 +7,7 @@ function slotHash(left: number, right: number): number {
   return Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d) >>> 7;
 }
 
-/** Open addressing, at most half full. A found slot is an index for `first` and `second`, valid until the next `add`. */
+/** Open addressing, at most half full. A found slot is an index for `first` and `second`, valid until the next `set`. */
 export class PairTable {
   #slots: Int32Array; // left, right, first, second; left is -1 in a free slot
   #mask: number;

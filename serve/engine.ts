@@ -6,6 +6,7 @@ import { embedding } from "../kernels/embedding.ts";
 import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { matmul } from "../kernels/matmul.ts";
+import { NO_SLOT } from "../kernels/paged_attention.ts";
 import { topLogprobs } from "../kernels/sample.ts";
 import { cacheNames, pagedContext } from "../model/context.ts";
 import {
@@ -19,7 +20,7 @@ import {
 } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
-import { createScope } from "../model/scope.ts";
+import { createScope, type Scope } from "../model/scope.ts";
 
 /** Positions in a block of the cache. */
 const BLOCK = 16;
@@ -27,14 +28,17 @@ const BLOCK = 16;
 /** Rows of the compiled steps: a decode, and chunks of a prompt. */
 const BUCKETS = [1, 16, 128] as const;
 
-/** A row's slot that keeps nothing: what pads a chunk. */
-const NO_SLOT = 0xffff_ffff;
-
-/** Makes an engine over a model's own weights. The cache takes 2 · layers · context · width · 4 bytes. */
+/**
+ * Makes an engine over a model's own weights; one at a time for a model. The cache takes 2 · layers · context · width · 4
+ * bytes until the model is disposed.
+ *
+ * @throws RangeError where the model has an engine already.
+ */
 export function createEngine(model: Model): CachedEngine {
   return new CachedEngine(model);
 }
 
+/** The cached engine; made by `createEngine`. Generations of one engine take turns. */
 export class CachedEngine implements Engine {
   readonly #programs = new Map<string, Promise<Program>>();
   readonly #blocks: number;
@@ -179,7 +183,7 @@ export class CachedEngine implements Engine {
     });
   }
 
-  #hidden(graph: Graph, scope: ReturnType<typeof createScope>, rows: number): Tensor {
+  #hidden(graph: Graph, scope: Scope, rows: number): Tensor {
     const context = pagedContext(graph, {
       rows,
       sequences: 1,
@@ -231,6 +235,8 @@ const engines = new WeakMap<Model, CachedEngine>();
 /**
  * Tokens after a prompt, as they are chosen, with the cached engine. One generation of a model runs at a time.
  *
+ * @param sampling what differs from `defaultSampling`.
+ * @throws RangeError for an empty or too long prompt or an id ≥ V.
  * @example
  * ```ts
  * import { generate, loadModel, openDevice } from "../mod.ts";

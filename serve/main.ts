@@ -1,5 +1,6 @@
 /** The commands that answer: serve (HTTP) and generate (terminal). Reads flags and exits; what is done stands elsewhere. */
 import {
+  defaultsOf,
   flag,
   helpText,
   integer,
@@ -53,8 +54,7 @@ const find = (model: string): Promise<ModelPath> => model === "" ? newestRun() :
 function read<T extends Table>(usage: string, table: T, args: readonly string[]): Values<T> | undefined {
   const { values, help } = parseFlags(table, args);
   if (help) return void console.log(helpText(usage, table).trimEnd());
-  const defaults = Object.fromEntries(Object.entries(table).map(([name, field]) => [name, field.default]));
-  return { ...defaults, ...values } as Values<T>;
+  return { ...defaultsOf(table), ...values };
 }
 
 /** Aborted by the first SIGINT or SIGTERM; the second ends the process. */

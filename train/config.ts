@@ -5,6 +5,7 @@
 import {
   checkObject,
   choice,
+  defaultsOf,
   flag,
   helpText,
   integer,
@@ -71,10 +72,10 @@ export const fields = {
 };
 
 export type Config = Values<typeof fields>;
-export type FieldName = keyof Config;
+type FieldName = keyof Config;
 
 /** Settings that a resumed run may change: they don't touch what is learned, or, as the length, are the reason to go on. */
-export const changeable: readonly FieldName[] = [
+const changeable: readonly FieldName[] = [
   "preset",
   "data",
   "out",
@@ -189,8 +190,7 @@ function refuseBoth({ steps, epochs }: Partial<Config>): void {
 
 /** Fills in defaults and checks what no single field can see. */
 function complete(given: Partial<Config>): Config {
-  const defaults = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.default]));
-  const config = { ...defaults, ...given } as Config;
+  const config = { ...defaultsOf(fields), ...given };
   const { nEmbd, nHead, microBatch, context, batchTokens, learningRate, minLearningRate } = config;
   const refuse = (message: string) => {
     throw new UserError(message, 2);

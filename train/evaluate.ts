@@ -1,8 +1,9 @@
 /** The evaluate command: how well a model predicts prepared data, and HellaSwag. It prints and returns what it measured. */
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
-import { choice, flag, helpText, integer, parseFlags, text } from "../model/arguments.ts";
+import { choice, defaultsOf, flag, helpText, integer, parseFlags, text } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
+import { exists } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import { progress } from "../model/progress.ts";
 import { modelFolder } from "../model/runs.ts";
@@ -46,7 +47,7 @@ export interface LossResult {
 export async function evaluateCommand(args: readonly string[], openScorer: OpenScorer): Promise<string> {
   const { values, help } = parseFlags(fields, args);
   if (help) return helpText(USAGE, fields);
-  const options = { ...defaults(), ...values };
+  const options = { ...defaultsOf(fields), ...values };
   const model = await modelFolder(options.model === "" ? await newestRun() : options.model);
   const questions = options.hellaswag === "" ? undefined : await readQuestions(options.hellaswag);
   const data = questions !== undefined && options.data === "" ? undefined : options.data || await dataOf(model);
@@ -77,14 +78,8 @@ export async function evaluateCommand(args: readonly string[], openScorer: OpenS
   return options.json ? JSON.stringify(result) + "\n" : describe(result);
 }
 
-function defaults() {
-  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.default])) as {
-    [K in keyof typeof fields]: (typeof fields)[K]["default"];
-  };
-}
-
 /** Mean loss over a split's rows in order, and what follows from it. */
-export async function measureLoss(scorer: Scorer, loader: Loader, batches = 0): Promise<LossResult> {
+async function measureLoss(scorer: Scorer, loader: Loader, batches = 0): Promise<LossResult> {
   const count = batches === 0 ? loader.batchesPerEpoch : Math.min(batches, loader.batchesPerEpoch);
   const bar = progress({ label: "loss", total: count, unit: "batches" });
   let [sum, targets] = [0, 0];
@@ -105,7 +100,7 @@ export async function measureLoss(scorer: Scorer, loader: Loader, batches = 0): 
 /** The data that a checkpoint of a run was trained on. */
 async function dataOf(checkpoint: string): Promise<string> {
   const file = join(checkpoint, "trainer_state.json");
-  if (!await Deno.stat(file).then(() => true, () => false)) {
+  if (!await exists(file)) {
     throw new UserError(`Give --data or --hellaswag: ${checkpoint} doesn't say what it was trained on`, 2);
   }
   const config = parseConfig((await readJson(file) as { config?: unknown } | null)?.config, file);

@@ -1,6 +1,6 @@
 /** metrics.jsonl: what a run measured, a record a line. It knows no GPU and no plot. */
 import { UserError } from "../model/errors.ts";
-import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
 
 /** What a run starts from; the first record, once. */
 export interface RunRecord {
@@ -99,8 +99,4 @@ function parseRecord(line: string): MetricRecord | undefined {
   } catch {
     return undefined;
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

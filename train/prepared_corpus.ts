@@ -1,7 +1,7 @@
 /** The embedded corpus as training data: a tokenizer trained on it, packed rows, kept under runs/.data for the next run. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { replaceFolder } from "../model/files.ts";
+import { exists, replaceFolder } from "../model/files.ts";
 import { loadTokenizer, trainTokenizer } from "../model/tokenizer.ts";
 import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
@@ -52,8 +52,4 @@ async function corpusTokenizer(vocabSize: number, console: Console): Promise<str
   });
   await replaceFolder(folder, (temporary) => trained.save(temporary));
   return folder;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
 }

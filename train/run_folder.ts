@@ -1,7 +1,7 @@
 /** The folder of a run: a new one that nothing stood in, or the one to go on with. It knows no training. */
 import { join } from "node:path";
 import { UserError } from "../model/errors.ts";
-import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import { type Config, parseConfig, resumedConfig, type Settings } from "./config.ts";
 import { type Checkpoint, findCheckpoint } from "./state.ts";
@@ -136,7 +136,7 @@ async function standing(folder: string): Promise<string> {
 /** The settings of a run that was killed before its first checkpoint; undefined where it didn't get that far. */
 async function readConfig(folder: string): Promise<Config | undefined> {
   const file = join(folder, CONFIG);
-  if (!await Deno.stat(file).then(() => true, () => false)) return undefined;
+  if (!await exists(file)) return undefined;
   return parseConfig(await readJson(file), file);
 }
 

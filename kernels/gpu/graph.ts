@@ -241,7 +241,7 @@ export function isScratch(tensor: Tensor | Scratch): tensor is Scratch {
   return "kind" in tensor && tensor.kind === "scratch";
 }
 
-export function formatTensor(tensor: Tensor): string {
+function formatTensor(tensor: Tensor): string {
   const source = tensor.source;
   return isLeaf(source) ? source.name : `%${tensor.base.id}`;
 }
