@@ -17,8 +17,8 @@ export { type RawTensor, readSafetensors, writeSafetensors } from "./model/safet
 export { defaultSampling, type Engine, type Generated, type Sampling, type TokenLogprob } from "./model/generate.ts";
 export type { Gpt2Config } from "./model/gpt2_config.ts";
 export { createModel, loadModel, type LoadOptions, type Model } from "./model/model.ts";
-export { loadTokenizer, type Tokenizer, trainTokenizer } from "./model/tokenizer.ts";
+export { loadTokenizer, type Tokenizer, trainTokenizer, type TrainTokenizerOptions } from "./model/tokenizer.ts";
 export { UserError } from "./model/errors.ts";
 export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";
 export { type CachedEngine, createEngine, generate } from "./serve/engine.ts";
-export { createApp } from "./serve/app.ts";
+export { type App, type AppOptions, createApp } from "./serve/app.ts";

@@ -80,7 +80,10 @@ function configOf(tokenizerClass: string, more: Readonly<Record<string, unknown>
 
 /**
  * Learns a byte-level BPE of GPT-2's kind: the most frequent pair of adjacent tokens within words is merged first; of equally
- * frequent pairs the one with the smaller left id, then the smaller right id. The same texts give the same tokenizer.
+ * frequent pairs the one with the smaller left id, then the smaller right id (Sennrich et al. 2016). The same texts give the
+ * same tokenizer.
+ *
+ * @throws UserError for a size below 257.
  */
 export function trainTokenizer(texts: Iterable<string>, options: TrainTokenizerOptions): Tokenizer {
   const { vocabSize, onProgress } = options;
@@ -152,8 +155,9 @@ async function loadNamed(name: string): Promise<Tokenizer | undefined> {
 
 /**
  * Loads a tokenizer: `gpt2` (OpenAI's, 50,257 ids), `bytes` (the id of a byte is its value; 256 ends a text), a folder with
- * tokenizer.json or with vocab.json and merges.txt, or a tokenizer.json file. A folder called gpt2 is ./gpt2. UserError where
- * nothing is found or the content can't be used.
+ * tokenizer.json or with vocab.json and merges.txt, or a tokenizer.json file. A folder called gpt2 is ./gpt2.
+ *
+ * @throws UserError where nothing is found or the content can't be used.
  */
 export async function loadTokenizer(folderOrFileOrName: string): Promise<Tokenizer> {
   const named = await loadNamed(folderOrFileOrName);

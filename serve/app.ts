@@ -31,16 +31,25 @@ export interface AppOptions {
 export type App = Hono & AsyncDisposable;
 
 /**
- * Makes the HTTP app for a model; resolves when it can answer. Throws UserError for a folder that can't be served.
+ * Makes the HTTP app for a model; resolves when it can answer.
  *
- * ```ts ignore
- * await using app = await createApp({ model: "runs/sotu" });
+ * @throws UserError for a folder that can't be served.
+ * @example
+ * ```ts
+ * import { createApp, createEngine, loadModel, loadTokenizer, openDevice } from "../mod.ts";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel(device, "tests/fixtures/gpt2-tiny");
+ * await using engine = createEngine(model);
+ * const tokenizer = await loadTokenizer("bytes");
+ * await using app = await createApp({ model: { name: "tiny", engine, tokenizer } }); // or the path of a model folder
  * const response = await app.request("/v1/completions", {
  *   method: "POST",
  *   headers: { "content-type": "application/json" },
- *   body: JSON.stringify({ model: "sotu", prompt: "My fellow Americans,", max_tokens: 20 }),
+ *   body: JSON.stringify({ model: "tiny", prompt: "My fellow Americans,", max_tokens: 5 }),
  * });
- * console.log((await response.json()).choices[0].text);
+ * const { usage } = await response.json();
+ * if (usage.completion_tokens !== 5) throw new Error("a token is missing");
  * ```
  */
 export async function createApp(options: AppOptions): Promise<App> {

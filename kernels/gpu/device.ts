@@ -16,6 +16,7 @@ export interface BufferSlice {
 export interface DeviceOptions {
   /** The WebGPU implementation. Default: Deno's own. */
   readonly gpu?: GPU;
+  /** Default: high-performance. */
   readonly powerPreference?: GPUPowerPreference;
 }
 
@@ -111,6 +112,7 @@ async function grants(gpu: GPU, request: GPURequestAdapterOptions, feature: stri
   }
 }
 
+/** An open adapter, made by `openDevice`; disposing of it frees all memory taken through it. */
 export class Device implements Disposable {
   readonly capabilities: Capabilities;
   readonly name: string;
