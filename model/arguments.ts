@@ -244,6 +244,11 @@ export function wrap(text: string, width: number): string[] {
   return lines;
 }
 
+/** A text as one word of a shell's command line. */
+export function shellWord(text: string): string {
+  return /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 /** learningRate → learning-rate. */
 function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);

@@ -45,6 +45,11 @@ export async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<vo
   for (let written = 0; written < bytes.length;) written += await file.write(bytes.subarray(written));
 }
 
+/** Writes all of `bytes` and returns when they are written. */
+export function writeAllSync(file: { writeSync(bytes: Uint8Array): number }, bytes: Uint8Array): void {
+  for (let written = 0; written < bytes.length;) written += file.writeSync(bytes.subarray(written));
+}
+
 /**
  * Lets `fill` write a folder beside `folder`, syncs all of it and puts it in `folder`'s place. At every moment the old or the
  * new folder stands whole, under its name or, between two renames, as `folder.old-…`, where standingFolder() finds it.

@@ -1,4 +1,5 @@
 /** One line that says how far a long piece of work is, how fast it goes and when it ends. It knows nothing of the work. */
+import { writeAllSync } from "./files.ts";
 
 export interface ProgressOptions {
   readonly label: string;
@@ -26,12 +27,13 @@ export interface Progress {
 }
 
 const encoder = new TextEncoder();
-const CLEAR = "\r\x1b[2K";
+/** Empties the terminal's line and goes back to its start. */
+export const CLEAR = "\r\x1b[2K";
 
 /** A status line that is rewritten on a terminal, and a plain line every few seconds elsewhere. */
 export function progress(options: ProgressOptions): Progress {
   const terminal = options.terminal ?? Deno.stderr.isTerminal();
-  const write = options.write ?? ((text: string) => void Deno.stderr.writeSync(encoder.encode(text)));
+  const write = options.write ?? ((text: string) => writeAllSync(Deno.stderr, encoder.encode(text)));
   const interval = terminal ? 100 : (options.every ?? 5) * 1000;
   const from = options.from ?? 0;
   const start = performance.now();
@@ -67,11 +69,11 @@ function amount(done: number, total: number | undefined, unit: string): string {
   return `${percent}% (${show(done)} of ${show(total)}${unit === "bytes" ? "" : ` ${unit}`})`;
 }
 
-/** A terminal line that wraps can't be rewritten. */
-function fit(text: string): string {
+/** As much of a text as one line of the terminal holds: a line that wraps can't be rewritten. */
+export function fit(text: string): string {
   let columns = 80;
   try {
-    columns = Deno.consoleSize().columns;
+    columns = Deno.consoleSize().columns || columns;
   } catch {
     // no size known
   }

@@ -12,6 +12,7 @@ import {
   type Values,
 } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
+import { writeAllSync } from "../model/files.ts";
 import { reportFailure } from "../model/report.ts";
 import { findModel, type ModelPath, newestRun, openModel } from "./open_model.ts";
 import { curlCommand, startServer } from "./server.ts";
@@ -72,9 +73,8 @@ const aborted = (signal: AbortSignal) =>
 
 /** Writes to standard output; a reader that has gone ends the process. */
 function write(text: string): void {
-  const bytes = new TextEncoder().encode(text);
   try {
-    for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
+    writeAllSync(Deno.stdout, new TextEncoder().encode(text));
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) Deno.exit(0);
     throw error;

@@ -1,4 +1,5 @@
 /** A model on a port: listens at once, answers when the model is loaded, closes cleanly. Knows no routes and no flags. */
+import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { createApp } from "./app.ts";
 import type { ServedModel } from "./completions.ts";
@@ -76,6 +77,5 @@ export function curlCommand(url: string, model: string): string {
     top_p: 0.9,
     stream: true,
   });
-  const quoted = `'${body.replaceAll("'", String.raw`'\''`)}'`;
-  return `curl -N ${url}/v1/completions -H 'content-type: application/json' -d ${quoted}`;
+  return `curl -N ${url}/v1/completions -H 'content-type: application/json' -d ${shellWord(body)}`;
 }

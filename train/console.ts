@@ -1,4 +1,6 @@
 /** What a run says while it works: lines that stay, and one status line. It knows nothing of what is said. */
+import { writeAllSync } from "../model/files.ts";
+import { CLEAR, fit } from "../model/progress.ts";
 
 export interface Console {
   /** Where the work stands: rewritten in place on a terminal, elsewhere a line every few seconds. */
@@ -16,13 +18,12 @@ export interface ConsoleOptions {
   readonly every?: number;
 }
 
-const CLEAR = "\r\x1b[2K";
 const encoder = new TextEncoder();
 
 /** A console on standard output. */
 export function createConsole(options: ConsoleOptions = {}): Console {
   const terminal = options.terminal ?? Deno.stdout.isTerminal();
-  const print = options.print ?? printAll;
+  const print = options.print ?? ((text: string) => writeAllSync(Deno.stdout, encoder.encode(text)));
   const every = (options.every ?? 5) * 1000;
   let last = -Infinity;
   let standing = false;
@@ -37,26 +38,12 @@ export function createConsole(options: ConsoleOptions = {}): Console {
       if (now - last < (terminal ? 50 : every)) return;
       last = now;
       if (!terminal) return print(`${text}\n`);
-      print(CLEAR + text.slice(0, columns() - 1));
+      print(CLEAR + fit(text));
       standing = true;
     },
     line: (text) => print(`${cleared()}${text}\n`),
     write: (text) => print(cleared() + text),
   };
-}
-
-function printAll(text: string): void {
-  const bytes = encoder.encode(text);
-  for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
-}
-
-/** A status line that wraps can't be rewritten. */
-function columns(): number {
-  try {
-    return Deno.consoleSize().columns || 80;
-  } catch {
-    return 80;
-  }
 }
 
 /** Text a model made, without what a terminal would obey. */

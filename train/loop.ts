@@ -4,6 +4,7 @@
  */
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
+import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { duration } from "../model/progress.ts";
 import { type Config, describeConfig, type Settings } from "./config.ts";
@@ -161,7 +162,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
     return run.folder;
   }
   console.line(`done: ${steps} updates, best held-out loss ${state.bestLoss?.toFixed(4)}; checkpoint ${lastGood}`);
-  console.line(`talk to it: deno task serve --model ${quoted(run.folder)}`);
+  console.line(`talk to it: deno task serve --model ${shellWord(run.folder)}`);
   return run.folder;
 }
 
@@ -212,12 +213,7 @@ function statusLine(update: Omit<UpdateRecord, "kind">, steps: number, secondsLe
 }
 
 function resumeCommand(run: string): string {
-  return `deno task train --out ${quoted(run)} --resume`;
-}
-
-/** A path as a shell takes it. */
-function quoted(path: string): string {
-  return /^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+  return `deno task train --out ${shellWord(run)} --resume`;
 }
 
 function count(value: number): string {

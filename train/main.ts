@@ -2,6 +2,7 @@
 import { findAdapter } from "../kernels/gpu/device.ts";
 import { closest, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
+import { writeAllSync } from "../model/files.ts";
 import { reportFailure } from "../model/report.ts";
 import { readSettings } from "./config.ts";
 import { createConsole } from "./console.ts";
@@ -49,8 +50,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
 };
 
 function print(text: string): void {
-  const bytes = new TextEncoder().encode(text);
-  for (let written = 0; written < bytes.length;) written += Deno.stdout.writeSync(bytes.subarray(written));
+  writeAllSync(Deno.stdout, new TextEncoder().encode(text));
 }
 
 async function run([name, ...args]: readonly string[]): Promise<number> {

@@ -1,6 +1,6 @@
 /** metrics.jsonl: what a run measured, a record a line. It knows no GPU and no plot. */
 import { UserError } from "../model/errors.ts";
-import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { exists, explainIo, writeAll, writeAllSync, writeAtomically } from "../model/files.ts";
 
 /** What a run starts from; the first record, once. */
 export interface RunRecord {
@@ -66,9 +66,8 @@ export async function openMetrics(path: string, step: number): Promise<Metrics> 
   });
   return {
     append(record) {
-      const bytes = new TextEncoder().encode(`${JSON.stringify(record)}\n`);
       try {
-        for (let written = 0; written < bytes.length;) written += file.writeSync(bytes.subarray(written));
+        writeAllSync(file, new TextEncoder().encode(`${JSON.stringify(record)}\n`));
       } catch (error) {
         throw explainIo("write", path, error);
       }

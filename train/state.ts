@@ -6,6 +6,7 @@ import { basename, join } from "node:path";
 import { readFolder, writeFolder } from "../model/checkpoint.ts";
 import { UserError } from "../model/errors.ts";
 import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
+import { readJson } from "../model/json_fields.ts";
 import { fromF32, openSafetensors, writeSafetensors } from "../model/safetensors.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { type Config, parseConfig } from "./config.ts";
@@ -131,15 +132,7 @@ async function openCheckpoint(folder: string): Promise<Checkpoint> {
 
 async function readState(folder: string): Promise<TrainerState> {
   const file = join(folder, STATE);
-  const text = await Deno.readTextFile(file).catch((error) => {
-    throw explainIo("read", file, error);
-  });
-  let state: TrainerState;
-  try {
-    state = JSON.parse(text);
-  } catch {
-    throw new UserError(`Cannot read ${file}: no valid JSON`);
-  }
+  const state = await readJson(file) as TrainerState;
   const counts = [state?.step, state?.nextBatch, state?.tokens];
   const hashes = [state?.tokenizerHash, state?.dataHash];
   const whole = state?.version === 1 && counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
