@@ -57,6 +57,8 @@ export interface PrepareOptions extends SourceOptions {
   readonly pieceBytes?: number;
   /** Seconds of work that an interruption may cost. Default: 2. */
   readonly checkpointSeconds?: number;
+  /** Seconds after which a part of a Parquet file that is still being decoded counts as corrupt. Default: 60. */
+  readonly decodeSeconds?: number;
 }
 
 /**
@@ -91,6 +93,7 @@ export async function prepare(options: PrepareOptions): Promise<Manifest> {
       skipBad: options.skipBad ?? false,
       quiet: options.quiet ?? false,
       checkpointSeconds: options.checkpointSeconds ?? 2,
+      decodeSeconds: options.decodeSeconds ?? 60,
     },
     planned,
     state,

@@ -1,6 +1,14 @@
 /** The text column of Parquet files, row group by row group. It is the only place that knows hyparquet. */
-import { type AsyncBuffer, type FileMetaData, parquetMetadataAsync, parquetRead, parquetSchema } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import {
+  type AsyncBuffer,
+  type Compressors,
+  type FileMetaData,
+  parquetMetadataAsync,
+  parquetRead,
+  parquetSchema,
+} from "hyparquet";
+import { compressors as portable } from "hyparquet-compressors";
+import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import type { ByteSource } from "./prepare_bytes.ts";
 
 /** The content of a source is at fault, not the way to it: --skip-bad may go on after it. */
@@ -14,15 +22,30 @@ export interface RowGroup {
   readonly bytes: number;
 }
 
+/** Told whether bytes are being decoded just now: corrupt ones can keep hyparquet from ever coming back. */
+export type Watch = (decoding: boolean) => void;
+
 export interface ParquetFile {
   readonly source: ByteSource;
+  readonly watch: Watch;
   readonly metadata: FileMetaData;
   readonly groups: readonly RowGroup[];
 }
 
+/**
+ * Deno's own decompressors where it has them: they are faster, and fzstd 0.1.1 hangs on some corrupt bytes. A page
+ * that grows past the length in its header is refused.
+ */
+const compressors: Compressors = {
+  ...portable,
+  GZIP: (input, maxOutputLength) => gunzipSync(input, { maxOutputLength }),
+  BROTLI: (input, maxOutputLength) => brotliDecompressSync(input, { maxOutputLength }),
+  ZSTD: (input, maxOutputLength) => zstdDecompressSync(input, { maxOutputLength }),
+};
+
 /** Reads the footer and finds the column. @throws BadData where the file is corrupt or has no such column of text. */
-export async function openParquet(source: ByteSource, column: string): Promise<ParquetFile> {
-  const { metadata, groups } = await decoding(source, async (file) => {
+export async function openParquet(source: ByteSource, column: string, watch: Watch = () => {}): Promise<ParquetFile> {
+  const { metadata, groups } = await decoding(source, watch, async (file) => {
     if (file.byteLength < 12) throw new Error("it is too short");
     const metadata = await parquetMetadataAsync(file);
     checkColumn(metadata, column);
@@ -39,7 +62,7 @@ export async function openParquet(source: ByteSource, column: string): Promise<P
     });
     return { metadata, groups };
   });
-  return { source, metadata, groups };
+  return { source, watch, metadata, groups };
 }
 
 /**
@@ -48,7 +71,7 @@ export async function openParquet(source: ByteSource, column: string): Promise<P
  * @throws BadData where they are corrupt.
  */
 export async function readRows(file: ParquetFile, column: string, from: number, to: number): Promise<unknown[]> {
-  const values = await decoding(file.source, async (buffer) => {
+  const values = await decoding(file.source, file.watch, async (buffer) => {
     let rows: unknown[][] = [];
     await parquetRead({
       file: buffer,
@@ -69,25 +92,31 @@ export async function readRows(file: ParquetFile, column: string, from: number, 
 }
 
 /** Runs a reader; what it throws is the data's fault unless reading bytes failed. */
-async function decoding<T>(source: ByteSource, action: (file: AsyncBuffer) => Promise<T>): Promise<T> {
+async function decoding<T>(source: ByteSource, watch: Watch, action: (file: AsyncBuffer) => Promise<T>): Promise<T> {
   const byteLength = source.version.bytes;
   let failed: { readonly error: unknown } | undefined;
   const slice = async (start: number, end = byteLength) => {
     const [from, to] = [start, end].map((at) => at < 0 ? byteLength + at : at);
     if (!(from >= 0 && to >= from && to <= byteLength)) throw new BadData(`bytes ${from} to ${to} aren't in the file`);
     try {
+      watch(false);
       return await source.slice(from, to);
     } catch (error) {
       failed = { error };
       throw error;
+    } finally {
+      watch(true);
     }
   };
   try {
+    watch(true);
     return await action({ byteLength, slice });
   } catch (error) {
     if (failed) throw failed.error;
     if (error instanceof BadData && !error.message.startsWith("bytes")) throw error;
     throw new BadData(`it is corrupt: ${(error as Error).message.replaceAll("\n", " ")}`);
+  } finally {
+    watch(false);
   }
 }
 

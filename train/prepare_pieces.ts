@@ -3,8 +3,9 @@
  * pieces in order give the documents in order. It knows no tokens.
  */
 import { Buffer } from "node:buffer";
+import { UserError } from "../model/errors.ts";
 import { type ByteSource, openBytes } from "./prepare_bytes.ts";
-import { openParquet, type ParquetFile, readRows } from "./prepare_parquet.ts";
+import { openParquet, type ParquetFile, readRows, type Watch } from "./prepare_parquet.ts";
 import { blankLines, lines, literal, LONGEST_RECORD, type Record, records } from "./prepare_records.ts";
 import type { Source } from "./prepare_sources.ts";
 
@@ -41,15 +42,26 @@ const GROUP_BYTES = 32 << 20;
 const FAR_GROUP_BYTES = 256 << 20;
 
 /** @throws BadData where a Parquet file can't be used. */
-export async function openSource(source: Source, options: ReadOptions): Promise<OpenSource> {
+export async function openSource(source: Source, options: ReadOptions, watch?: Watch): Promise<OpenSource> {
   const bytes = await openBytes(source.location, { bytes: source.bytes, tag: source.tag });
   try {
     if (source.format !== "parquet") return { source, bytes };
-    return { source, bytes, parquet: await openParquet(bytes, options.column) };
+    return { source, bytes, parquet: await openParquet(bytes, options.column, watch) };
   } catch (error) {
     bytes[Symbol.dispose]();
     throw error;
   }
+}
+
+/** How a piece is called in messages. */
+export function placeOf({ path }: Source, { rowGroup }: Piece): string {
+  return rowGroup === undefined ? path : `${path}, row group ${rowGroup}`;
+}
+
+/** What is told where a piece is bad and bad ones aren't skipped. */
+export function refusal(source: Source, piece: Piece, reason: string): UserError {
+  const next = "repair or remove it, or go on without it with --skip-bad";
+  return new UserError(`Cannot prepare ${placeOf(source, piece)}: ${reason}; ${next}`);
 }
 
 /** The pieces of one source: a file, ranges of `pieceBytes`, or row groups, large ones in parts. */

@@ -1,6 +1,11 @@
 /** Workers that turn pieces into tokens, several at once, with results in order. It knows nothing of what is in them. */
 import { UserError } from "../model/errors.ts";
+import type { Watch } from "./prepare_parquet.ts";
+import { placeOf, refusal } from "./prepare_pieces.ts";
 import type { Answer, Job, TokenizedPiece, WorkerSetup } from "./prepare_worker.ts";
+import { tokenArray } from "./shards.ts";
+
+type Timer = ReturnType<typeof setTimeout>;
 
 interface Waiting {
   readonly job: Job;
@@ -10,16 +15,13 @@ interface Waiting {
 
 export class Pool implements Disposable {
   readonly #idle: Worker[] = [];
-  readonly #workers: Worker[] = [];
+  readonly #workers = new Set<Worker>();
   readonly #waiting: Waiting[] = [];
+  readonly #timers = new Set<Timer>();
 
-  constructor(readonly size: number, setup: WorkerSetup) {
-    for (let index = 0; index < size; index++) {
-      const worker = new Worker(new URL("./prepare_worker.ts", import.meta.url), { type: "module" });
-      worker.postMessage(setup);
-      this.#workers.push(worker);
-      this.#idle.push(worker);
-    }
+  /** `decodeSeconds` is what a Worker gets for decoding before what it decodes counts as corrupt. */
+  constructor(readonly size: number, readonly setup: WorkerSetup, readonly decodeSeconds: number) {
+    for (let index = 0; index < size; index++) this.#idle.push(this.#newWorker());
   }
 
   /**
@@ -39,7 +41,15 @@ export class Pool implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const timer of this.#timers) clearTimeout(timer);
     for (const worker of this.#workers) worker.terminate();
+  }
+
+  #newWorker(): Worker {
+    const worker = new Worker(new URL("./prepare_worker.ts", import.meta.url), { type: "module" });
+    worker.postMessage(this.setup);
+    this.#workers.add(worker);
+    return worker;
   }
 
   #start(job: Job): Promise<TokenizedPiece> {
@@ -53,16 +63,50 @@ export class Pool implements Disposable {
     if (this.#idle.length === 0 || this.#waiting.length === 0) return;
     const worker = this.#idle.pop()!;
     const { job, resolve, reject } = this.#waiting.shift()!;
-    worker.onmessage = ({ data }: MessageEvent<Answer>) => {
-      this.#idle.push(worker);
-      if ("piece" in data) resolve(data.piece);
-      else reject(new UserError(data.failed, data.exitCode));
+    const ended = (next: Worker, tell: () => void) => {
+      this.#idle.push(next);
+      tell();
       this.#next();
+    };
+    const watch = this.#watchdog(() => {
+      worker.terminate();
+      this.#workers.delete(worker);
+      ended(this.#newWorker(), () => this.#hung(job, resolve, reject));
+    });
+    worker.onmessage = ({ data }: MessageEvent<Answer>) => {
+      if ("decoding" in data) watch(data.decoding);
+      else if ("piece" in data) ended(worker, () => resolve(data.piece));
+      else ended(worker, () => reject(new UserError(data.failed, data.exitCode)));
     };
     worker.onerror = (event) => {
       event.preventDefault();
+      watch(false);
       reject(new UserError(`Cannot prepare ${job.source.path}: ${event.message.split("\n")[0]}`));
     };
     worker.postMessage(job);
+  }
+
+  /** Calls `late` where decoding was said to begin and not, in time, to end. */
+  #watchdog(late: () => void): Watch {
+    let timer: Timer | undefined;
+    return (decoding) => {
+      clearTimeout(timer);
+      if (timer !== undefined) this.#timers.delete(timer);
+      if (!decoding) return;
+      timer = setTimeout(late, this.decodeSeconds * 1000);
+      this.#timers.add(timer);
+    };
+  }
+
+  #hung({ source, piece }: Job, resolve: Waiting["resolve"], reject: Waiting["reject"]): void {
+    const reason = `it is corrupt: decoding it takes more than ${this.decodeSeconds} s`;
+    if (!this.setup.skipBad) return reject(refusal(source, piece, reason));
+    resolve({
+      tokens: tokenArray(this.setup.vocabSize, 0),
+      lengths: new Uint32Array(0),
+      textBytes: new Uint32Array(0),
+      bad: [`${placeOf(source, piece)}: ${reason}`],
+      badPiece: true,
+    });
   }
 }

@@ -19,6 +19,7 @@ export interface RunOptions {
   readonly skipBad: boolean;
   readonly quiet: boolean;
   readonly checkpointSeconds: number;
+  readonly decodeSeconds: number;
 }
 
 /** What is to be done. */
@@ -83,7 +84,7 @@ export class Run implements Disposable {
 
   async #work(): Promise<void> {
     const { settings } = this.state;
-    const { format, skipBad, workers } = this.options;
+    const { format, skipBad, workers, decodeSeconds } = this.options;
     const left = this.plan.pieces.length - this.#pieces;
     if (left === 0) return;
     using pool = new Pool(Math.min(workers, left), {
@@ -93,7 +94,7 @@ export class Run implements Disposable {
       vocabSize: format.vocabSize,
       endOfText: format.endOfText,
       skipBad,
-    });
+    }, decodeSeconds);
     try {
       for await (const piece of pool.run(this.#jobs())) {
         this.#commit(piece);

@@ -2,8 +2,16 @@
 import { UserError } from "../model/errors.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { sha256 } from "./prepare_bytes.ts";
-import { BadData } from "./prepare_parquet.ts";
-import { documentsOf, type OpenSource, openSource, type Piece, type ReadOptions } from "./prepare_pieces.ts";
+import { BadData, type Watch } from "./prepare_parquet.ts";
+import {
+  documentsOf,
+  type OpenSource,
+  openSource,
+  type Piece,
+  placeOf,
+  type ReadOptions,
+  refusal,
+} from "./prepare_pieces.ts";
 import type { Source } from "./prepare_sources.ts";
 import { tokenArray, type Tokens } from "./shards.ts";
 
@@ -36,12 +44,15 @@ export interface TokenizedPiece {
   readonly sha256?: string;
 }
 
-export type Answer = { readonly piece: TokenizedPiece } | { readonly failed: string; readonly exitCode: number };
+export type Answer = { readonly decoding: boolean } | { readonly piece: TokenizedPiece } | {
+  readonly failed: string;
+  readonly exitCode: number;
+};
 
 const OPEN_SOURCES = 4;
 
 /** Makes what turns jobs into tokens. */
-export async function createPieceReader(setup: WorkerSetup): Promise<(job: Job) => Promise<TokenizedPiece>> {
+async function createPieceReader(setup: WorkerSetup, watch: Watch): Promise<(job: Job) => Promise<TokenizedPiece>> {
   const tokenizer = await loadTokenizer(setup.tokenizer);
   const open = new Map<string, OpenSource>();
   return async ({ piece, source, hash }) => {
@@ -53,7 +64,7 @@ export async function createPieceReader(setup: WorkerSetup): Promise<(job: Job) 
     }
     const result = new Collector(setup, tokenizer);
     try {
-      if (!open.has(key)) open.set(key, await openSource(source, setup));
+      if (!open.has(key)) open.set(key, await openSource(source, setup, watch));
       for await (const found of documentsOf(open.get(key)!, piece, setup)) {
         if ("text" in found) result.add(found.text, found.bytes);
         else if (setup.skipBad) result.bad.push(`${placeOf(source, piece)}: ${found.bad}`);
@@ -61,19 +72,12 @@ export async function createPieceReader(setup: WorkerSetup): Promise<(job: Job) 
       }
     } catch (error) {
       if (!(error instanceof BadData)) throw error;
-      if (!setup.skipBad) {
-        const next = "repair or remove it, or go on without it with --skip-bad";
-        throw new UserError(`Cannot prepare ${placeOf(source, piece)}: ${error.message}; ${next}`);
-      }
+      if (!setup.skipBad) throw refusal(source, piece, error.message);
       result.clear(`${placeOf(source, piece)}: ${error.message}`);
     }
     const digest = hash && source.location.kind === "file" ? sha256(source.location.path) : undefined;
     return result.done(digest);
   };
-}
-
-function placeOf({ path }: Source, { rowGroup }: Piece): string {
-  return rowGroup === undefined ? path : `${path}, row group ${rowGroup}`;
 }
 
 class Collector {
@@ -129,7 +133,7 @@ function serve(scope: typeof globalThis & { postMessage?: (message: Answer, tran
   scope.addEventListener("message", async (event) => {
     const { data } = event as MessageEvent<WorkerSetup | Job>;
     if (reader === undefined) {
-      reader = createPieceReader(data as WorkerSetup);
+      reader = createPieceReader(data as WorkerSetup, (decoding) => scope.postMessage!({ decoding }, []));
       return reader.catch(() => {}); // told with the first job
     }
     try {
