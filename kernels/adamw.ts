@@ -1,6 +1,6 @@
 /** AdamW (Loshchilov and Hutter 2019) over flat arrays, in place; the arithmetic of torch.optim.AdamW. It knows no schedule. */
 import { apply, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
-import { slices } from "./gpu/primitives.ts";
+import { read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 export interface AdamWOptions {
@@ -60,9 +60,10 @@ const adamwOp: Op<AdamWOptions> = {
           wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${text}`,
           workgroups: grid(Math.ceil(elements / lanes / WORKGROUP)),
           bindings: [
-            ...outputs.map((tensor) => ({ tensor, access: "read_write", rows }) as const),
-            { tensor: gradient, access: "read", rows },
-            ...[hyper, clip].map((tensor) => ({ tensor, access: "read" }) as const),
+            ...outputs.map((tensor) => write(tensor, rows)),
+            read(gradient, rows),
+            read(hyper),
+            read(clip),
           ],
           uniforms: [elements / lanes],
         };

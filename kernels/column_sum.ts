@@ -10,6 +10,7 @@ import {
   scratch,
   type Tensor,
 } from "./gpu/graph.ts";
+import { read, write } from "./gpu/primitives.ts";
 import { wgsl } from "./gpu/wgsl.ts";
 import source from "./column_sum.wgsl" with { type: "text" };
 
@@ -55,7 +56,7 @@ function dispatches(x: Tensor, sums: Tensor, lanes: 1 | 4, { accumulate }: Attrs
       label: "column_sum",
       wgsl: `alias Element = ${lanes === 4 ? "vec4f" : "f32"};\n${wgsl(source, constants)}`,
       workgroups: [Math.ceil(width / workgroup), blocks, 1],
-      bindings: [{ tensor: from, access: "read", rows: range }, { tensor: to, access: "read_write" }],
+      bindings: [read(from, range), write(to)],
       uniforms: [range[1] - range[0], block, range[0] / block],
     } as const;
   };

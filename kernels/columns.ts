@@ -9,7 +9,7 @@ import {
   type Tensor,
   type TensorType,
 } from "./gpu/graph.ts";
-import { fill, rowSlice } from "./gpu/primitives.ts";
+import { fill, read, rowSlice, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 64;
@@ -50,7 +50,7 @@ function copies(
       label,
       wgsl: code,
       workgroups: grid(Math.ceil(elements / WORKGROUP)),
-      bindings: [{ tensor: from, access: "read", rows }, { tensor: to, access: "read_write", rows }],
+      bindings: [read(from, rows), write(to, rows)],
       uniforms: [elements],
     };
   });

@@ -1,6 +1,6 @@
 /** Kernels that compute each element from the elements at the same place: one shader frame. It knows no particular function. */
 import { type Capabilities, count, type Dispatch, type Tensor } from "./gpu/graph.ts";
-import { slices } from "./gpu/primitives.ts";
+import { read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 64;
@@ -54,9 +54,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         wgsl: code,
         workgroups: grid(Math.ceil(elements / WORKGROUP)),
         bindings: [
-          ...bound.map(({ tensor }) => ({ tensor, access: "read", rows: rowsOf(tensor, output, rows) }) as const),
-          ...Object.values(whole).map(({ tensor }) => ({ tensor, access: "read" }) as const),
-          { tensor: output, access: "read_write", rows } as const,
+          ...bound.map(({ tensor }) => read(tensor, rowsOf(tensor, output, rows))),
+          ...Object.values(whole).map(({ tensor }) => read(tensor)),
+          write(output, rows),
         ],
         uniforms: [elements, rows[0] * rowElements(output) / lanes],
       };

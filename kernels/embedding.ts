@@ -12,7 +12,7 @@ import {
   scratch,
   type Tensor,
 } from "./gpu/graph.ts";
-import { slices } from "./gpu/primitives.ts";
+import { read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 64;
@@ -128,15 +128,9 @@ const embeddingOp: Op<undefined> = {
   },
 };
 
-type Rows = readonly [number, number];
-const read = (tensor: Dispatch["bindings"][number]["tensor"], rows?: Rows) =>
-  ({ tensor, access: "read", rows }) as const;
-const write = (tensor: Dispatch["bindings"][number]["tensor"], rows?: Rows) =>
-  ({ tensor, access: "read_write", rows }) as const;
-
 /** (ids, dy, [running sum]) → the table's gradient (V, C), in the running sum's memory. */
 const backwardOp: Op<{ readonly shape: readonly number[]; readonly accumulate: boolean }> = {
-  name: "embeddingBackward",
+  name: "embedding_backward",
   infer([ids], { shape }) {
     if (ids.shape[0] > MOST_ROWS) {
       throw new RangeError(`Cannot add ${ids.shape[0]} rows into a table: want ${MOST_ROWS} or fewer a microbatch`);

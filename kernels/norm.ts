@@ -4,6 +4,7 @@
  */
 import { columnSum } from "./column_sum.ts";
 import { apply, type Call, type Capabilities, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
+import { read, write } from "./gpu/primitives.ts";
 import { f32, grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 interface Norm {
@@ -115,16 +116,13 @@ const normOp: Op<Norm> = {
       label: `${attrs.kind} norm${attrs.residual ? " of a sum" : ""}`,
       wgsl: forwardShader(attrs, columns, device),
       workgroups: grid(rows),
-      bindings: [...inputs.map(read), ...outputs.map(write)],
+      bindings: [...inputs.map((x) => read(x)), ...outputs.map((y) => write(y))],
       uniforms: [rows],
     }]];
   },
   cost: ({ inputs: [x], attrs }) => ({ flops: 8 * count(x), bytes: (attrs.residual ? 16 : 8) * count(x) }),
   vjp: (call, grads, into) => normVjp(call, grads, into),
 };
-
-const read = (tensor: Tensor) => ({ tensor, access: "read" }) as const;
-const write = (tensor: Tensor) => ({ tensor, access: "read_write" }) as const;
 
 function normVjp(
   { inputs, outputs, attrs }: Call<Norm>,
@@ -169,7 +167,7 @@ ${MAIN}
 
 /** Gradient of what was normed: (dy, x, statistics, weight, [running sum]) → (N, C), in the running sum's memory. */
 const backwardOp: Op<Norm> = {
-  name: "normBackward",
+  name: "norm_backward",
   infer: ([, x]) => [x],
   kernels({ inputs: [dy, x, statistics, weight, sum], outputs: [dx], attrs }, device) {
     const [rows, columns] = x.shape;
@@ -203,7 +201,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
 /** Gradients of the parameters, summed over blocks of rows: (dy, x, statistics) → (blocks, C) each. */
 const partialsOp: Op<Norm> = {
-  name: "normPartials",
+  name: "norm_partials",
   infer([dy], { kind }) {
     const partial = { shape: [Math.ceil(dy.shape[0] / BLOCK), dy.shape[1]], dtype: "f32" } as const;
     return kind === "layer" ? [partial, partial] : [partial];
@@ -220,7 +218,7 @@ const partialsOp: Op<Norm> = {
       label: `${attrs.kind} norm parameters`,
       wgsl: wgsl(preamble(columns, device, declare([...reads, ...writes])) + body, { WORKGROUP, BLOCK }),
       workgroups: [Math.ceil(width / WORKGROUP), outputs[0].shape[0], 1],
-      bindings: [...inputs.map(read), ...outputs.map(write)],
+      bindings: [...inputs.map((x) => read(x)), ...outputs.map((y) => write(y))],
       uniforms: [rows],
     }]];
   },

@@ -4,7 +4,6 @@
  */
 import {
   apply,
-  type Binding,
   byteLength,
   type Call,
   type Capabilities,
@@ -16,6 +15,7 @@ import {
   type Tensor,
   type TensorType,
 } from "./gpu/graph.ts";
+import { read, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import combineSource from "./paged_combine.wgsl" with { type: "text" };
 import plainSource from "./paged_plain.wgsl" with { type: "text" };
@@ -84,7 +84,7 @@ const writeOp: Op<undefined> = {
       label: "write key value",
       wgsl: wgsl(writeSource, { ROW_VECTORS: vectors / x.shape[0], GRID_WIDTH }),
       workgroups: grid(Math.ceil(vectors / 64)),
-      bindings: [{ tensor: written, access: "read_write" }, read(x), read(slots)],
+      bindings: [write(written), read(x), read(slots)],
       uniforms: [vectors, cache.shape[0]],
     }]];
   },
@@ -155,7 +155,7 @@ function tiled(call: Call<PagedAttentionOptions>, { cpu }: Capabilities, split: 
     label: `paged attention (${tile.rows} rows, ${tile.heads} heads${split ? `, ${splits} splits` : ""})`,
     wgsl: pagedShader(shape, tile),
     workgroups: [x, y, splits],
-    bindings: [...call.inputs.map(read), ...(split ? [parts, weights] : [o]).map(write)],
+    bindings: [...call.inputs.map((x) => read(x)), ...(split ? [parts, weights] : [o]).map((y) => write(y))],
     uniforms: [rows, blockTable.shape[1], splits, length],
   };
   if (!split) return [main];
@@ -184,7 +184,7 @@ function plain(call: Call<PagedAttentionOptions>): Dispatch[] {
     label: "paged attention (plain)",
     wgsl: wgsl(plainSource, constants),
     workgroups: grid(Math.ceil(rows * heads / 32)),
-    bindings: [...call.inputs.map(read), write(call.outputs[0])],
+    bindings: [...call.inputs.map((x) => read(x)), write(call.outputs[0])],
     uniforms: [rows, call.inputs[3].shape[1]],
   }];
 }
@@ -200,12 +200,4 @@ function refuseLarge(cache: TensorType, limit: number): void {
       byteLength(cache)
     } bytes: the adapter binds ${limit}; use fewer slots`,
   );
-}
-
-function read(tensor: Binding["tensor"]): Binding {
-  return { tensor, access: "read" };
-}
-
-function write(tensor: Binding["tensor"]): Binding {
-  return { tensor, access: "read_write" };
 }

@@ -1,6 +1,6 @@
 /** Operations on each element by itself: sums, products, activations, dropout. They know shapes only to compare them. */
 import { elementwise } from "./elementwise.ts";
-import geluSource from "./gelu.wgsl" with { type: "text" };
+import activations from "./activations.wgsl" with { type: "text" };
 import { apply, type Call, count, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
 import { f32 } from "./gpu/wgsl.ts";
 import { PHILOX_WGSL } from "./random.ts";
@@ -8,7 +8,8 @@ import { PHILOX_WGSL } from "./random.ts";
 /** GELU by its tanh form (GPT-2's own) or by the error function (Hendrycks and Gimpel 2016). */
 export type GeluForm = "tanh" | "erf";
 
-interface Function<A> {
+/** A function of one element of each input. */
+interface Pointwise<A> {
   readonly name: string;
   readonly flops: number;
   readonly functions?: string;
@@ -17,7 +18,7 @@ interface Function<A> {
 }
 
 /** An op of tensors of one shape. */
-function pointwiseOp<A>({ name, flops, functions, body, vjp }: Function<A>): Op<A> {
+function pointwiseOp<A>({ name, flops, functions, body, vjp }: Pointwise<A>): Op<A> {
   return {
     name,
     infer(inputs) {
@@ -69,16 +70,16 @@ export function scale(x: Tensor, factor: number): Tensor {
 }
 
 const geluBackwardOp = pointwiseOp<{ readonly form: GeluForm }>({
-  name: "geluBackward",
+  name: "gelu_backward",
   flops: 20,
-  functions: geluSource,
+  functions: activations,
   body: ({ form }) => `b * gelu_${form}_slope(a)`,
 });
 
 const geluOp = pointwiseOp<{ readonly form: GeluForm }>({
   name: "gelu",
   flops: 12,
-  functions: geluSource,
+  functions: activations,
   body: ({ form }) => `gelu_${form}(a)`,
   vjp: ({ inputs: [x], attrs }, [grad]) => [apply(geluBackwardOp, [x, grad!], attrs)[0]],
 });
@@ -89,16 +90,16 @@ export function gelu(x: Tensor, form: GeluForm): Tensor {
 }
 
 const siluBackwardOp = pointwiseOp<undefined>({
-  name: "siluBackward",
+  name: "silu_backward",
   flops: 8,
-  functions: geluSource,
+  functions: activations,
   body: () => "b * silu_slope(a)",
 });
 
 const siluOp = pointwiseOp<undefined>({
   name: "silu",
   flops: 5,
-  functions: geluSource,
+  functions: activations,
   body: () => "silu(a)",
   vjp: ({ inputs: [x] }, [grad]) => [apply(siluBackwardOp, [x, grad!], undefined)[0]],
 });

@@ -1,7 +1,7 @@
 /** Sums over whole tensors, in a fixed order, and what clipping needs of them. It knows no optimizer. */
 import { elementwise } from "./elementwise.ts";
 import { apply, count, type Dispatch, formatType, type Op, scratch, type Tensor } from "./gpu/graph.ts";
-import { fill, slices } from "./gpu/primitives.ts";
+import { fill, read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import { multiply, scale } from "./pointwise.ts";
 
@@ -57,10 +57,10 @@ const sumOp: Op<Attrs> = {
     const dispatches = parts.map(({ tensor, rows }, part): Dispatch => {
       const lanes = elements[part] % 4 === 0 ? 4 : 1;
       const dispatch = {
-        label: square ? "sumOfSquares" : "sum",
+        label: square ? "sum_of_squares" : "sum",
         wgsl: shader(lanes, square, BLOCK / lanes),
         workgroups: grid(groups[part]),
-        bindings: [{ tensor, access: "read", rows }, { tensor: partials, access: "read_write" }],
+        bindings: [read(tensor, rows), write(partials)],
         uniforms: [elements[part] / lanes, first, groups[part]],
       } as const;
       first += groups[part];
@@ -70,7 +70,7 @@ const sumOp: Op<Attrs> = {
       label: "sum of partials",
       wgsl: shader(1, false, WHOLE),
       workgroups: [1, 1, 1],
-      bindings: [{ tensor: partials, access: "read" }, { tensor: total, access: "read_write" }],
+      bindings: [read(partials), write(total)],
       uniforms: [all, 0, 1],
     }]];
   },
@@ -99,7 +99,7 @@ export function sumOfSquares(tensors: readonly Tensor[]): Tensor {
 }
 
 const scaleByOp: Op<undefined> = {
-  name: "scaleBy",
+  name: "scale_by",
   infer([x, factor]) {
     if (x.dtype !== "f32" || count(factor) !== 1 || factor.dtype !== "f32") {
       throw new RangeError(`Cannot scale ${formatType(x)} by ${formatType(factor)}: want f32 and (1) f32`);
@@ -108,7 +108,7 @@ const scaleByOp: Op<undefined> = {
   },
   kernels: ({ inputs: [x, factor], outputs: [output] }, device) =>
     elementwise({
-      label: "scaleBy",
+      label: "scale_by",
       inputs: [x],
       whole: { factor: { tensor: factor, type: "array<f32>" } },
       output,
@@ -138,7 +138,7 @@ fn main() {
 }`;
 
 const clipOp: Op<{ readonly maxNorm: number }> = {
-  name: "clipCoefficient",
+  name: "clip_coefficient",
   infer([squared], { maxNorm }) {
     if (count(squared) !== 1 || squared.dtype !== "f32" || !(maxNorm > 0)) {
       throw new RangeError(`Cannot clip ${formatType(squared)} to ${maxNorm}: want (1) f32 and a norm above 0`);
@@ -146,10 +146,10 @@ const clipOp: Op<{ readonly maxNorm: number }> = {
     return [{ shape: [4], dtype: "f32" }];
   },
   kernels: ({ inputs: [squared], outputs: [clip], attrs }) => [[{
-    label: "clipCoefficient",
+    label: "clip_coefficient",
     wgsl: wgsl(CLIP, { MAX_NORM: { f32: attrs.maxNorm } }),
     workgroups: [1, 1, 1],
-    bindings: [{ tensor: squared, access: "read" }, { tensor: clip, access: "read_write" }],
+    bindings: [read(squared), write(clip)],
   }]],
   cost: () => ({ flops: 4, bytes: 20 }),
 };

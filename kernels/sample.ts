@@ -22,7 +22,7 @@ import {
   type Tensor,
   type TensorType,
 } from "./gpu/graph.ts";
-import { slices } from "./gpu/primitives.ts";
+import { read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import { PHILOX_WGSL } from "./random.ts";
 
@@ -57,15 +57,15 @@ export interface Adjustments {
 }
 
 const adjustOp: Op<Vocabulary> = {
-  name: "adjustLogits",
+  name: "adjust_logits",
   infer([logits, tokens, counts, biases, penalties], { vocabulary }) {
-    requireLogits("adjustLogits", logits, vocabulary);
+    requireLogits("adjust", logits, vocabulary);
     const [rows] = logits.shape;
     const list = [rows, tokens.shape[1] || 1];
-    requireBeside("adjustLogits", logits, tokens, list, "u32");
-    requireBeside("adjustLogits", logits, counts, list, "u32");
-    requireBeside("adjustLogits", logits, biases, list, "f32");
-    requireBeside("adjustLogits", logits, penalties, [rows, 4], "f32");
+    requireBeside("adjust", logits, tokens, list, "u32");
+    requireBeside("adjust", logits, counts, list, "u32");
+    requireBeside("adjust", logits, biases, list, "f32");
+    requireBeside("adjust", logits, penalties, [rows, 4], "f32");
     return [logits];
   },
   kernels({ inputs: [, tokens, counts, biases, penalties], outputs: [logits], attrs: { vocabulary } }, device) {
@@ -73,12 +73,12 @@ const adjustOp: Op<Vocabulary> = {
     const text = wgsl(adjustSource, { STRIDE: logits.shape[1], VOCABULARY: vocabulary, WORKGROUP, GRID_WIDTH });
     return [
       slices(logits, device).map(({ rows: [from, to] }) => ({
-        label: "adjustLogits",
+        label: "adjust_logits",
         wgsl: text,
         workgroups: grid(Math.ceil((to - from) * perRow / WORKGROUP)),
         bindings: [
-          { tensor: logits, access: "read_write", rows: [from, to] },
-          ...[tokens, counts, biases, penalties].map(read),
+          write(logits, [from, to]),
+          ...[tokens, counts, biases, penalties].map((tensor) => read(tensor)),
         ],
         uniforms: [from, (to - from) * perRow, perRow],
       })),
@@ -137,11 +137,11 @@ export function sample(
 }
 
 const topOp: Op<Vocabulary & { readonly k: number }> = {
-  name: "topLogprobs",
+  name: "top_logprobs",
   infer([logits, targets], { vocabulary, k }) {
-    requireLogits("topLogprobs", logits, vocabulary);
+    requireLogits("rank", logits, vocabulary);
     const [rows] = logits.shape;
-    requireBeside("topLogprobs", logits, targets, [rows], "u32");
+    requireBeside("rank", logits, targets, [rows], "u32");
     const pass = Math.ceil(vocabulary / 4 / FEW_LANES) + MANY_LANES / PARTS + 2 * PARTS;
     const most = Math.min(vocabulary, Math.floor(LOOP_BUDGET / pass) - 2);
     if (!(k >= 1 && k <= most)) throw new RangeError(`Cannot take the top ${k} of ${vocabulary}: want 1 to ${most}`);
@@ -149,7 +149,7 @@ const topOp: Op<Vocabulary & { readonly k: number }> = {
   },
   kernels({ inputs: [logits, targets], outputs: [given, ids, logprobs], attrs: { vocabulary, k } }, device) {
     const bindings = [read(targets), write(given), write(ids), write(logprobs)];
-    return onRows("topLogprobs", topSource, { vocabulary, COUNT: k }, logits, bindings, device);
+    return onRows("top_logprobs", topSource, { vocabulary, COUNT: k }, logits, bindings, device);
   },
   cost: ({ inputs: [logits], attrs: { k } }) => ({ flops: 16 * k * count(logits), bytes: 4 * (k + 1) * count(logits) }),
 };
@@ -193,7 +193,7 @@ function onRows(
       label,
       wgsl: text,
       workgroups: grid(to - from),
-      bindings: [{ tensor: logits, access: "read", rows: [from, to] }, ...bindings],
+      bindings: [read(logits, [from, to]), ...bindings],
       uniforms: [from, to - from],
     }));
   });
@@ -208,9 +208,6 @@ fn quad_at(row: u32, quad: u32) -> vec4f { return ${
     vectors ? `logits[row * ${stride / 4}u + quad]` : `vec4f(${scalars})`
   }; }`;
 }
-
-const read = (tensor: Tensor) => ({ tensor, access: "read" }) as const;
-const write = (tensor: Tensor) => ({ tensor, access: "read_write" }) as const;
 
 function requireLogits(name: string, logits: TensorType, vocabulary: number): void {
   if (logits.shape.length !== 2 || logits.dtype !== "f32" || logits.shape[1] < vocabulary) {

@@ -1,6 +1,7 @@
 /** The operations that differentiation and programs themselves need: fill, clear and add in place. */
 import {
   apply,
+  type Binding,
   type Capabilities,
   count,
   type Dispatch,
@@ -41,7 +42,7 @@ function fills(x: Tensor, value: number, device: Capabilities): Dispatch[] {
     label: "fill",
     wgsl: wgsl(FILL, { WORKGROUP, GRID_WIDTH, VALUE: { f32: value } }),
     workgroups: grid(Math.ceil(elements / WORKGROUP)),
-    bindings: [{ tensor: x, access: "read_write", rows }],
+    bindings: [write(x, rows)],
     uniforms: [elements],
   }));
 }
@@ -76,10 +77,7 @@ const accumulateOp: Op<undefined> = {
         label: "accumulate",
         wgsl: `alias T = ${lanes === 4 ? "vec4f" : "f32"};\n${wgsl(ADD, { WORKGROUP, GRID_WIDTH })}`,
         workgroups: grid(Math.ceil(elements / lanes / WORKGROUP)),
-        bindings: [
-          { tensor: sum, access: "read_write", rows },
-          { tensor: x, access: "read", rows },
-        ],
+        bindings: [write(sum, rows), read(x, rows)],
         uniforms: [elements / lanes],
       };
     }),
@@ -87,6 +85,16 @@ const accumulateOp: Op<undefined> = {
   cost: ({ outputs: [sum] }) => ({ flops: count(sum), bytes: 12 * count(sum) }),
   inPlace: () => ({ 0: 0 }),
 };
+
+/** A tensor, or rows of its first dimension, bound to be read. */
+export function read(tensor: Binding["tensor"], rows?: Binding["rows"]): Binding {
+  return { tensor, access: "read", rows };
+}
+
+/** A tensor, or rows of its first dimension, bound to be written, and read where the shader does. */
+export function write(tensor: Binding["tensor"], rows?: Binding["rows"]): Binding {
+  return { tensor, access: "read_write", rows };
+}
 
 /** Rows of the first dimension that one binding takes, with their elements. */
 export function slices(x: Tensor, { limits }: Capabilities): { rows: readonly [number, number]; elements: number }[] {
