@@ -3,20 +3,24 @@
  * engines are tested against, and what training samples with.
  */
 import { embedding } from "../kernels/embedding.ts";
-import { Graph } from "../kernels/gpu/graph.ts";
-import { compile, type Program } from "../kernels/gpu/program.ts";
+import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
+import type { Program } from "../kernels/gpu/program.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { topLogprobs } from "../kernels/sample.ts";
 import { denseContext } from "./context.ts";
 import { checkPrompt, type Engine, type Generated, generated, type Sampling, type TokenLogprob } from "./generate.ts";
 import type { Model } from "./model.ts";
+import { Programs } from "./programs.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "./sampling.ts";
 import { createScope } from "./scope.ts";
 
+/** The plain generator over a model's own weights, as they are when it is asked. */
 export class PlainGenerator implements Engine {
-  readonly #programs = new Map<string, Promise<Program>>();
+  readonly #programs: Programs;
 
-  constructor(readonly model: Model) {}
+  constructor(readonly model: Model) {
+    this.#programs = new Programs(model);
+  }
 
   get contextLength(): number {
     return this.model.config.n_positions;
@@ -70,20 +74,20 @@ export class PlainGenerator implements Engine {
   }
 
   #sampler(wishes: Wishes): Promise<Program> {
-    return this.#compile(JSON.stringify(wishes), (graph) => {
+    return this.#programs.get(JSON.stringify(wishes), (graph) => {
       return samplingGraph(graph, this.#logits(graph), this.vocabSize, wishes);
     });
   }
 
   #scorer(): Promise<Program> {
-    return this.#compile("score", (graph) => {
+    return this.#programs.get("score", (graph) => {
       const k = Math.min(TOP_LOGPROBS, this.vocabSize);
       return { ...topLogprobs(this.#logits(graph), graph.input("target", [1], "u32"), this.vocabSize, k) };
     });
   }
 
   /** Logits of the row that the input `last` names. */
-  #logits(graph: Graph): ReturnType<typeof matmul> {
+  #logits(graph: Graph): Tensor {
     const scope = createScope(graph);
     const { architecture } = this.model;
     const hidden = architecture.hidden(scope, denseContext(graph, this.contextLength));
@@ -91,17 +95,7 @@ export class PlainGenerator implements Engine {
     return matmul(last, architecture.unembed(scope), { transposeB: true });
   }
 
-  #compile(key: string, outputs: (graph: Graph) => Parameters<typeof compile>[2]): Promise<Program> {
-    const known = this.#programs.get(key);
-    if (known !== undefined) return known;
-    const graph = new Graph();
-    const program = compile(this.model.device, graph, outputs(graph), this.model.store);
-    this.#programs.set(key, program);
-    return program;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const program of this.#programs.values()) (await program)[Symbol.dispose]();
-    this.#programs.clear();
+    await this.#programs[Symbol.asyncDispose]();
   }
 }

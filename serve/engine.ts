@@ -3,8 +3,8 @@
  * with the next token chosen on the GPU. It knows no text and no HTTP.
  */
 import { embedding } from "../kernels/embedding.ts";
-import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
-import { compile, type Program } from "../kernels/gpu/program.ts";
+import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
+import type { Program } from "../kernels/gpu/program.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { NO_SLOT } from "../kernels/paged_attention.ts";
 import { topLogprobs } from "../kernels/sample.ts";
@@ -19,6 +19,7 @@ import {
   type TokenLogprob,
 } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
+import { Programs } from "../model/programs.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
 import { createScope, type Scope } from "../model/scope.ts";
 
@@ -40,12 +41,13 @@ export function createEngine(model: Model): CachedEngine {
 
 /** The cached engine; made by `createEngine`. Generations of one engine take turns. */
 export class CachedEngine implements Engine {
-  readonly #programs = new Map<string, Promise<Program>>();
+  readonly #programs: Programs;
   readonly #blocks: number;
   #turn: Promise<void> = Promise.resolve();
 
   constructor(readonly model: Model) {
     const { n_layer, n_head, n_embd, n_positions } = model.config;
+    this.#programs = new Programs(model);
     this.#blocks = Math.ceil(n_positions / BLOCK);
     const shape = [this.#blocks * BLOCK, n_head, n_embd / n_head];
     const names = Array.from({ length: n_layer }, (_, layer) => cacheNames(layer)).flatMap((names) =>
@@ -163,7 +165,7 @@ export class CachedEngine implements Engine {
 
   /** A step over `rows` rows; with wishes it ends in a chosen token. */
   #decoder(rows: number, wishes: Wishes | null): Promise<Program> {
-    return this.#compile(`${rows} ${JSON.stringify(wishes)}`, (graph) => {
+    return this.#programs.get(`${rows} ${JSON.stringify(wishes)}`, (graph) => {
       const scope = createScope(graph);
       const hidden = this.#hidden(graph, scope, rows);
       if (wishes === null) return {};
@@ -174,7 +176,7 @@ export class CachedEngine implements Engine {
   }
 
   #scorer(rows: number): Promise<Program> {
-    return this.#compile(`score ${rows}`, (graph) => {
+    return this.#programs.get(`score ${rows}`, (graph) => {
       const scope = createScope(graph);
       const hidden = this.#hidden(graph, scope, rows);
       const logits = matmul(hidden, this.model.architecture.unembed(scope), { transposeB: true });
@@ -194,19 +196,9 @@ export class CachedEngine implements Engine {
     return this.model.architecture.hidden(scope, context);
   }
 
-  #compile(key: string, outputs: (graph: Graph) => Record<string, Tensor>): Promise<Program> {
-    const known = this.#programs.get(key);
-    if (known !== undefined) return known;
-    const graph = new Graph();
-    const program = compile(this.model.device, graph, outputs(graph), this.model.store);
-    this.#programs.set(key, program);
-    return program;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#lock();
-    for (const program of this.#programs.values()) (await program)[Symbol.dispose]();
-    this.#programs.clear();
+    await this.#programs[Symbol.asyncDispose]();
   }
 }
 

@@ -111,16 +111,39 @@ interface Group {
   slot: number;
 }
 
+/** Memory for the values of scheduled calls with their kernels; outputs keep theirs to the end. */
 export function plan(steps: readonly Step[], outputs: readonly Tensor[]): Plan {
+  const { groups, copies } = groupValues(steps, outputs);
+  const distinct = [...new Set(groups.values())];
+  const slots = assignSlots(distinct);
+  const bytes = distinct.reduce((sum, group) => sum + group.bytes, 0);
+  return {
+    slots,
+    copies,
+    unshared: { bytes, values: distinct.length },
+    place(tensor) {
+      const group = groups.get(isScratch(tensor) ? tensor : tensor.base);
+      if (group !== undefined) return { slot: group.slot };
+      if (isScratch(tensor)) throw new Error("Cannot place a scratch tensor of another call");
+      return { leaf: variableOf(tensor) ?? tensor.base };
+    },
+    toString() {
+      const planned = slots.reduce((sum, size) => sum + size, 0);
+      return `${megabytes(bytes)} → ${megabytes(planned)}, ${distinct.length} values → ${slots.length} buffers`;
+    },
+  };
+}
+
+/** The group of every value of the program's own, and the copies that in-place outputs need. */
+function groupValues(
+  steps: readonly Step[],
+  outputs: readonly Tensor[],
+): { groups: Map<Tensor | Scratch, Group>; copies: Map<Call, { from: Tensor; to: Tensor }[]> } {
   const lastUse = lastUses(steps, outputs);
   const groups = new Map<Tensor | Scratch, Group>();
   const copies = new Map<Call, { from: Tensor; to: Tensor }[]>();
-  let values = 0;
-  let bytes = 0;
   const open = (key: Tensor | Scratch, from: number, to: number) => {
     groups.set(key, { bytes: byteLength(key), from, to, slot: -1 });
-    values++;
-    bytes += byteLength(key);
   };
   steps.forEach(({ call, dispatches }, now) => {
     const inPlace = call.op.inPlace?.(call) ?? {};
@@ -140,22 +163,7 @@ export function plan(steps: readonly Step[], outputs: readonly Tensor[]): Plan {
     });
     for (const scratch of scratches(dispatches)) open(scratch, now, now);
   });
-  const slots = assignSlots([...new Set(groups.values())]);
-  return {
-    slots,
-    copies,
-    unshared: { bytes, values },
-    place(tensor) {
-      const group = groups.get(isScratch(tensor) ? tensor : tensor.base);
-      if (group !== undefined) return { slot: group.slot };
-      if (isScratch(tensor)) throw new Error("Cannot place a scratch tensor of another call");
-      return { leaf: variableOf(tensor) ?? tensor.base };
-    },
-    toString() {
-      const planned = slots.reduce((sum, size) => sum + size, 0);
-      return `${megabytes(bytes)} → ${megabytes(planned)}, ${values} values → ${slots.length} buffers`;
-    },
-  };
+  return { groups, copies };
 }
 
 /** The index of the last step that reads each value; outputs live on. */
