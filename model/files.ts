@@ -13,7 +13,7 @@ export function explainIo(action: string, path: string, error: unknown): unknown
   if (!(error instanceof Error) || error instanceof UserError) return error;
   const code = (error as { code?: string }).code;
   const denied = error instanceof Deno.errors.NotCapable || NO_RIGHT.includes(code ?? "");
-  if (code === undefined && !denied) return error;
+  if (code === undefined && !denied && !/\(os error \d+\)/.test(error.message)) return error;
   const reason = error.message.replace(/ \(os error \d+\).*$/s, "").replaceAll("\n", " ");
   return new UserError(`Cannot ${action} ${path}: ${reason}`, denied ? 4 : 1);
 }

@@ -55,7 +55,7 @@ export interface PrepareOptions extends SourceOptions {
   readonly quiet?: boolean;
   /** Bytes of text or JSON lines that a Worker takes at a time. Default: 4 MiB. */
   readonly pieceBytes?: number;
-  /** Seconds of work that an interruption may cost. Default: 2. */
+  /** Seconds of work that an interruption may cost; 0 keeps every piece. Default: 2. */
   readonly checkpointSeconds?: number;
   /** Seconds after which a part of a Parquet file that is still being decoded counts as corrupt. Default: 60. */
   readonly decodeSeconds?: number;

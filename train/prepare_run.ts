@@ -145,7 +145,10 @@ export class Run implements Disposable {
     if (start < this.#nextCheckpoint) return;
     await this.#checkpoint();
     const end = performance.now();
-    this.#nextCheckpoint = end + Math.max(this.options.checkpointSeconds * 1000, (end - start) / CHECKPOINT_SHARE);
+    const { checkpointSeconds } = this.options;
+    this.#nextCheckpoint = checkpointSeconds === 0
+      ? 0
+      : end + Math.max(checkpointSeconds * 1000, (end - start) / CHECKPOINT_SHARE);
   }
 
   async #checkpoint(): Promise<void> {
