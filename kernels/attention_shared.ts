@@ -4,6 +4,7 @@
  */
 import { f32 } from "./gpu/wgsl.ts";
 import { philox, PHILOX_WGSL } from "./random.ts";
+
 /** What an attention shader is specialised by. */
 export interface AttentionShape {
   readonly heads: number;

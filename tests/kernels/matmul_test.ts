@@ -10,6 +10,7 @@ import {
 import { columnSum } from "../../kernels/column_sum.ts";
 import { matmul, type MatmulOptions } from "../../kernels/matmul.ts";
 import { checkOp, randomF32 } from "../harness.ts";
+import { bindingLimit } from "./run_graph.ts";
 import { columnSum as columnSumReference, matmul as reference } from "../reference/matmul.ts";
 
 /** Values in (-1, 1) summed k times, each sum rounded by at most 2^-24 of a partial sum that stays well below k. */
@@ -52,24 +53,6 @@ function under({ source, graph }: Tensor, change: (device: Capabilities) => Capa
   return graph.apply({ ...op, kernels: (call, device) => op.kernels(call, change(device)) }, inputs, attrs)[0];
 }
 
-/** An adapter that binds `bytes` and makes textures of `texels` squared. */
-function small(bytes: number, texels: number): (device: Capabilities) => Capabilities {
-  return (device) => ({
-    ...device,
-    limits: {
-      maxBufferSize: 2 ** 31,
-      minStorageBufferOffsetAlignment: 256,
-      maxComputeWorkgroupStorageSize: 16384,
-      maxComputeInvocationsPerWorkgroup: 256,
-      maxComputeWorkgroupSizeX: 256,
-      maxComputeWorkgroupsPerDimension: 65535,
-      maxStorageBuffersPerShaderStage: 8,
-      maxStorageBufferBindingSize: bytes,
-      maxTextureDimension2D: texels,
-    },
-  });
-}
-
 const forms = { nn: {}, nt: { transposeB: true }, tn: { transposeA: true } };
 for (const [name, form] of Object.entries(forms)) {
   const tn = name === "tn";
@@ -85,7 +68,7 @@ for (const [name, form] of Object.entries(forms)) {
   });
   Deno.test(`matmul ${name}: operands cut where they pass a binding or a texture`, async () => {
     const sizes = { nn: { m: 70, n: 64, k: 128 }, nt: { m: 70, n: 132, k: 64 }, tn: { m: 128, n: 64, k: 70 } }[name]!;
-    await check({ ...form, ...sizes, withBias: true, samples: 1, change: small(64 * 132 * 4, 64) });
+    await check({ ...form, ...sizes, withBias: true, samples: 1, change: bindingLimit(64 * 132 * 4, 64) });
   });
   Deno.test(`matmul ${name}: the kernels for GPUs`, async () => {
     await check({ ...form, m: 68, n: 68, k: 40, samples: 2, change: (device) => ({ ...device, cpu: false }) });
@@ -130,7 +113,7 @@ Deno.test("matmul refuses what doesn't fit", () => {
 });
 
 Deno.test("no dispatch of a large product passes a limit", () => {
-  const device = small(128 << 20, 16384)({ cpu: true, subgroupSize: 8, f16: false } as Capabilities);
+  const device = bindingLimit(128 << 20, 16384)({ cpu: true, subgroupSize: 8, f16: false } as Capabilities);
   const graph = new Graph();
   const [hidden, wte] = [graph.input("hidden", [512, 768]), graph.input("wte", [50304, 768])];
   const logits = graph.input("logits", [512, 50304]);

@@ -38,19 +38,19 @@ function alter(call: Call, change: (device: Capabilities) => Capabilities): void
   });
 }
 
-/** An adapter that binds at most so many bytes. */
-export function bindingLimit(bytes: number): (device: Capabilities) => Capabilities {
+/** An adapter that binds at most so many bytes, and makes textures of `texels` squared. */
+export function bindingLimit(bytes: number, texels = 8192): (device: Capabilities) => Capabilities {
   return (device) => {
     const limits: Capabilities["limits"] = {
       maxStorageBufferBindingSize: bytes,
-      maxBufferSize: device.limits.maxBufferSize,
+      maxBufferSize: 2 ** 31,
       minStorageBufferOffsetAlignment: 256,
       maxComputeWorkgroupStorageSize: 16384,
       maxComputeInvocationsPerWorkgroup: 256,
       maxComputeWorkgroupSizeX: 256,
       maxComputeWorkgroupsPerDimension: 65535,
       maxStorageBuffersPerShaderStage: 8,
-      maxTextureDimension2D: 8192,
+      maxTextureDimension2D: texels,
     };
     return { ...device, limits };
   };
