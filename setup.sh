@@ -70,7 +70,10 @@ install_deno() {
     $run npm install --global --prefix "$prefix" --no-fund --no-audit --loglevel=error "$DENO_PACKAGE" >/dev/null
   else
     say "installing Deno into $prefix/bin with its own installer"
-    command -v curl >/dev/null 2>&1 || no_right "download Deno" "install curl or npm with your package manager"
+    if ! command -v curl >/dev/null 2>&1; then
+      say "install npm or curl with your package manager, then run ./setup.sh again" >&2
+      exit 1
+    fi
     curl -fsSL https://deno.land/install.sh | $run env DENO_INSTALL="$prefix" sh -s -- -y --no-modify-path >/dev/null
   fi
   hash -r 2>/dev/null || true
