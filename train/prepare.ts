@@ -61,6 +61,8 @@ export interface PrepareOptions extends SourceOptions {
   readonly decodeSeconds?: number;
 }
 
+const FOOTERS_AT_ONCE = 8;
+
 /**
  * Prepares a folder of data. What is there already and was made the same way is kept.
  *
@@ -132,24 +134,34 @@ function settingsOf(options: PrepareOptions, tokenizer: Tokenizer): Settings {
 
 async function plan(options: PrepareOptions, settings: Settings): Promise<Plan> {
   const sources = await findSources(options.input, options);
-  const pieces: Piece[] = [];
-  const badFiles: string[] = [];
-  for (const [index, source] of sources.entries()) {
-    try {
-      if (source.format === "parquet") {
-        const open = await openSource(source, settings);
-        pieces.push(...piecesOf(open, index, settings));
-        open.bytes[Symbol.dispose]();
-      } else pieces.push(...piecesOf({ source }, index, settings));
-    } catch (error) {
-      if (!(error instanceof BadData)) throw error;
-      if (!options.skipBad) {
-        throw new UserError(`Cannot prepare ${source.path}: ${error.message}; or go on without it with --skip-bad`);
-      }
-      badFiles.push(`${source.path}: ${error.message}`);
-    }
+  const planned: (Piece[] | BadData)[] = [];
+  for (let from = 0; from < sources.length; from += FOOTERS_AT_ONCE) {
+    const some = sources.slice(from, from + FOOTERS_AT_ONCE);
+    planned.push(...await Promise.all(some.map((source, index) => piecesOrFault(source, from + index, settings))));
   }
+  const badFiles: string[] = [];
+  const pieces = planned.flatMap((each, index) => {
+    if (!(each instanceof BadData)) return each;
+    const { path } = sources[index];
+    if (!options.skipBad) {
+      throw new UserError(`Cannot prepare ${path}: ${each.message}; or go on without it with --skip-bad`);
+    }
+    badFiles.push(`${path}: ${each.message}`);
+    return [];
+  });
   return { sources, pieces, badFiles };
+}
+
+async function piecesOrFault(source: Source, index: number, settings: Settings): Promise<Piece[] | BadData> {
+  if (source.format !== "parquet") return piecesOf({ source }, index, settings);
+  try {
+    const open = await openSource(source, settings);
+    open.bytes[Symbol.dispose]();
+    return piecesOf(open, index, settings);
+  } catch (error) {
+    if (error instanceof BadData) return error;
+    throw error;
+  }
 }
 
 function checkFinished(out: string, made: Manifest, settings: Settings, sources: readonly Source[]): void {
