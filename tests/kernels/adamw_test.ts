@@ -1,3 +1,4 @@
+/** AdamW against torch's steps in f64, over shapes and bindings of all kinds. */
 import assert from "node:assert/strict";
 import { adamw } from "../../kernels/adamw.ts";
 import { Graph } from "../../kernels/gpu/graph.ts";

@@ -1,3 +1,4 @@
+/** Cutting and joining by columns, with gradients, past the binding limit too. */
 import assert from "node:assert/strict";
 import { concat, split } from "../../kernels/columns.ts";
 import { differentiate } from "../../kernels/gpu/grad.ts";

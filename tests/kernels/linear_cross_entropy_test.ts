@@ -1,3 +1,4 @@
+/** Linear cross-entropy by every candidate against f64: chunks, padding, ignored targets, running sums. */
 import assert from "node:assert/strict";
 import { type Call, type Capabilities, Graph, type Tensor } from "../../kernels/gpu/graph.ts";
 import { linearCrossEntropy, linearCrossEntropyWithGradients } from "../../kernels/linear_cross_entropy.ts";

@@ -1,3 +1,4 @@
+/** Matrix products by every candidate against f64, at ragged sizes and past bindings and textures. */
 import assert from "node:assert/strict";
 import {
   byteLength,

@@ -1,3 +1,4 @@
+/** Pointwise ops and dropout against f64, with their gradients. */
 import assert from "node:assert/strict";
 import { differentiate } from "../../kernels/gpu/grad.ts";
 import { Graph, type Tensor } from "../../kernels/gpu/graph.ts";

@@ -1,3 +1,4 @@
+/** Philox by its published answers, on the GPU and here; uniform and normal numbers by their moments. */
 import assert from "node:assert/strict";
 import { apply, type Op, type Tensor } from "../../kernels/gpu/graph.ts";
 import { type Counter, type Key, normals, philox, PHILOX_WGSL, uniformOf } from "../../kernels/random.ts";

@@ -1,3 +1,4 @@
+/** Sums, squared norms, scaling and clipping against f64, with their gradients. */
 import assert from "node:assert/strict";
 import { Graph } from "../../kernels/gpu/graph.ts";
 import { clipCoefficient, scaleBy, sum, sumOfSquares } from "../../kernels/reduce.ts";

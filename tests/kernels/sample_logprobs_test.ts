@@ -1,3 +1,4 @@
+/** Top log-probabilities, penalties and bias against f64. */
 import assert from "node:assert/strict";
 import { Graph } from "../../kernels/gpu/graph.ts";
 import { adjustLogits, type Adjustments, NO_TOKEN, sample, SEEN, topLogprobs } from "../../kernels/sample.ts";

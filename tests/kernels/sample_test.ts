@@ -1,3 +1,4 @@
+/** Choosing tokens against f64: the kept sets to the token, the draws by their frequencies. */
 import assert from "node:assert/strict";
 import type { Graph } from "../../kernels/gpu/graph.ts";
 import { philox, uniformOf } from "../../kernels/random.ts";

@@ -1,3 +1,4 @@
+/** Merging words by the book, and the tables and heap that make it quick. */
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { createBpe, createLongMerger, createShortMerger } from "../../model/bpe.ts";

@@ -1,3 +1,4 @@
+/** Training a tokenizer: the merges of counting everything anew, and of the tokenizers library. */
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import native from "tokenizers";

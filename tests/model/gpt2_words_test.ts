@@ -1,3 +1,4 @@
+/** GPT-2's words: the hand-written scanner against the published pattern. */
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { gpt2Pattern, gpt2WordEnd } from "../../model/gpt2_words.ts";

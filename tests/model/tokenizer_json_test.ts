@@ -1,3 +1,4 @@
+/** tokenizer.json in its many forms, against the tokenizers library. */
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { createTokenizer, loadTokenizer, trainTokenizer } from "../../model/tokenizer.ts";

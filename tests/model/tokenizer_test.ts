@@ -1,3 +1,4 @@
+/** Tokenizers by name and from files, against other libraries on random Unicode; and how fast they are. */
 import fc from "fast-check";
 import { encode as gptTokenizerEncode } from "gpt-tokenizer/encoding/r50k_base";
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+/** The HTTP routes without a port: forms, status codes, refusals, clients that hang up. */
 import assert from "node:assert/strict";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import type { App } from "../../serve/app.ts";

@@ -1,3 +1,4 @@
+/** Completions as OpenAI's API has them, by a mock engine whose tokens are known. */
 import assert from "node:assert/strict";
 import type { Completion } from "../../serve/protocol.ts";
 import { bytes, complete, endOfText, post, saying, serveMock, stream, textTokens } from "./serving.ts";

@@ -1,3 +1,4 @@
+/** A folder served with a real engine: PyTorch's numbers, both commands, the openai client. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import OpenAI from "openai";

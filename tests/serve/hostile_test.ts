@@ -1,3 +1,4 @@
+/** Whatever a request says, in whatever bytes, the answer is in form. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { loadTokenizer } from "../../model/tokenizer.ts";

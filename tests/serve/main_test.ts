@@ -1,3 +1,4 @@
+/** The serving commands' flags, helps and failures, each a line and an exit code. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../model/errors.ts";

@@ -1,3 +1,4 @@
+/** An engine in a Worker: the same answers, aborts, errors and ends as here. */
 import assert from "node:assert/strict";
 import { UserError } from "../../model/errors.ts";
 import { defaultSampling, type Engine, type Generated } from "../../model/generate.ts";

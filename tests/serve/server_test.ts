@@ -1,3 +1,4 @@
+/** The server on a real socket: the openai client, curl, closing. */
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { UserError } from "../../model/errors.ts";

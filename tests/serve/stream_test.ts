@@ -1,3 +1,4 @@
+/** Text let out as it becomes certain: whole characters, and no part of a stop string. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { loadTokenizer } from "../../model/tokenizer.ts";
