@@ -36,6 +36,7 @@ export function groupDepth({ lanes, rows }: Block): number {
   return rows < lanes ? 4 * lanes / rows : 4;
 }
 
+/** The shader of a block; operands and result are bound as vec4 or textures. */
 export function blockShader(form: Form, block: Block, epilogue: Epilogue): string {
   const { rows, vectors, depth, workgroup: [x, y], lanes } = block;
   const columns = form === "nt" ? "let b_row = first_vector * 4u;" : "";

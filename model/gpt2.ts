@@ -20,6 +20,7 @@ const VOCABULARY_PADDING = 64;
 /** Every name in a GPT-2 checkpoint starts with it. */
 export const PREFIX = "transformer";
 
+/** GPT-2 of the sizes, rates and constants that a config.json names. */
 export function gpt2(config: Gpt2Config): Architecture {
   return {
     config: { ...config },

@@ -14,7 +14,7 @@ export interface Vocabulary {
  * The merge behind each token: what its bytes become under the merges of all tokens before it must be two tokens.
  * @param ranks the bytes of every token, by id; the single bytes come first
  */
-export function vocabularyOfRanks(ranks: readonly Uint8Array[]): Vocabulary {
+function vocabularyOfRanks(ranks: readonly Uint8Array[]): Vocabulary {
   const tokens = ranks.map(tokenOfBytes);
   const byteIds = new Int32Array(256).fill(-1);
   const table = new PairTable(ranks.length);

@@ -3,6 +3,7 @@ import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import type { Model } from "./model.ts";
 
+/** Programs by key; disposing frees what they hold besides the parameters. */
 export class Programs implements AsyncDisposable {
   readonly #compiled = new Map<string, Promise<Program>>();
 

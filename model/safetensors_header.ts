@@ -76,6 +76,7 @@ export function formatHeader(
   return padded;
 }
 
+/** Whether the format knows a dtype of this name. */
 export function isDType(name: string): name is SafetensorsDType {
   return Object.hasOwn(DTYPE_BITS, name);
 }

@@ -15,6 +15,7 @@ export interface Wishes {
   readonly top: boolean;
 }
 
+/** Which graph these settings need. */
 export function wishesOf(sampling: Sampling): Wishes {
   const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, logprobs } = sampling;
   const adjust = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 || logitBias.size > 0;

@@ -84,6 +84,7 @@ class Wire {
   }
 }
 
+/** The engine's near end, made by `openRemoteEngine`; disposing of it ends the Worker. */
 export class RemoteEngine implements Engine {
   readonly #wire: Wire;
   #failing = false;

@@ -27,6 +27,7 @@ export interface Failure {
   readonly exitCode?: number;
 }
 
+/** What was thrown, as data that can cross. */
 export function toFailure(error: unknown): Failure {
   if (!(error instanceof Error)) return { name: "Error", message: String(error) };
   return {

@@ -93,6 +93,7 @@ function compileUpdate(model: Model, { clip, ...options }: OptimizerOptions): Pr
   return compile(model.device, graph, outputs, model.store);
 }
 
+/** The compiled programs of a model in training; made by `compileStep`. */
 export class Step implements Disposable {
   readonly #microsteps = new Map<number, Program>();
   #evaluate: Program | null = null;

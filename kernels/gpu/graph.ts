@@ -135,10 +135,12 @@ export function byteLength(type: TensorType): number {
   return rows * Math.ceil(columns * WORD_BITS[type.dtype] / 32) * 4;
 }
 
+/** Whether a value comes from outside of the graph. */
 export function isLeaf(source: Call | Leaf): source is Leaf {
   return source.kind !== "call";
 }
 
+/** `(2, 3) f32`, for errors and listings. */
 export function formatType(type: TensorType): string {
   return `(${type.shape.join(", ")}) ${type.dtype}`;
 }
@@ -237,6 +239,7 @@ export function scratch(shape: readonly number[], dtype: DType = "f32"): Scratch
   return { kind: "scratch", shape, dtype };
 }
 
+/** Whether a binding's tensor is memory of one call alone. */
 export function isScratch(tensor: Tensor | Scratch): tensor is Scratch {
   return "kind" in tensor && tensor.kind === "scratch";
 }

@@ -258,6 +258,7 @@ export function planTextures(
   return { textures, uses };
 }
 
+/** `1.25 MB`, `154.4 MB`: millions of bytes. */
 export function megabytes(bytes: number): string {
   return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB`;
 }

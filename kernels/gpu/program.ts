@@ -38,6 +38,7 @@ export async function compile(
   }
 }
 
+/** What `compile` made; disposing of it frees its own buffers and textures. */
 export class Program implements Disposable {
   constructor(
     readonly device: Device,

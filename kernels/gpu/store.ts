@@ -24,10 +24,12 @@ const ALIGNMENT = 256;
 
 interface Variable extends TensorType, BufferSlice {}
 
+/** An empty store; disposing of it frees all of its variables. */
 export function createStore(device: Device): Store {
   return new Store(device);
 }
 
+/** Variables by name; made by `createStore`. */
 export class Store implements Disposable {
   readonly #variables = new Map<string, Variable>();
   readonly #ranges = new Map<string, Range[]>();

@@ -23,6 +23,7 @@ fn main(@builtin(local_invocation_index) index: u32, @builtin(subgroup_size) siz
   result[index] = vec4u(lane, size, sum, subgroupShuffle(index, 3u));
 }`;
 
+/** Runs a small shader that tells, with and without the directive; a device where neither is right has none. */
 export async function probeSubgroups(device: GPUDevice, info: GPUAdapterInfo): Promise<SubgroupSupport> {
   const size = info.subgroupMinSize;
   if (!(size >= 4) || size !== info.subgroupMaxSize) return NONE;
