@@ -91,6 +91,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
 
   // Rulers: the loss is read after the next update's microbatches were begun, so that the GPU has work meanwhile.
   let pending: Pending | undefined;
+  const firstStep = state.step + 1;
   const began = { time: performance.now(), step: state.step };
   const lap = { time: began.time, tokens: 0, tokensPerSecond: 0 };
   const newLap = () => Object.assign(lap, { time: performance.now(), tokens: 0 });
@@ -106,7 +107,10 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
     const { tokensPerSecond } = lap;
     metrics.append({ kind: "update", ...pending, loss, gradNorm, tokensPerSecond });
     const left = (steps - pending.step) * (now - began.time) / 1000 / (pending.step - began.step);
-    console.status(statusLine({ ...pending, loss, gradNorm, tokensPerSecond }, steps, left));
+    // The first update compiles shaders: what is left is told by those after it.
+    const first = pending.step === firstStep;
+    if (first) Object.assign(began, { time: now, step: pending.step });
+    console.status(statusLine({ ...pending, loss, gradNorm, tokensPerSecond }, steps, first ? undefined : left));
     if (!Number.isFinite(gradNorm)) {
       console.line(`step ${pending.step}: the gradient isn't finite; the update was left out`);
     }
@@ -135,7 +139,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
       const checkpointDue = due(config.checkpointEvery);
       const evaluationDue = due(config.evalEvery) || checkpointDue;
       const sampleDue = due(config.sampleEvery);
-      if (due(config.logEvery) || step === began.step + 1) pending = { step, learningRate, tokens };
+      if (due(config.logEvery) || step === firstStep) pending = { step, learningRate, tokens };
       if (!evaluationDue && !sampleDue && !stop.requested) continue;
 
       await settle();
@@ -204,12 +208,12 @@ function withWayOn(error: unknown, run: string, lastGood: string | undefined): u
   return new UserError(`${error.message}; ${left}`, error.exitCode);
 }
 
-function statusLine(update: Omit<UpdateRecord, "kind">, steps: number, secondsLeft: number): string {
+function statusLine(update: Omit<UpdateRecord, "kind">, steps: number, secondsLeft?: number): string {
   const { step, loss, gradNorm, learningRate, tokensPerSecond } = update;
   return `step ${step}/${steps} loss ${loss.toFixed(4)} lr ${learningRate.toExponential(1)} norm ${
     gradNorm.toFixed(2)
   } ` +
-    `${count(tokensPerSecond)} tok/s ${duration(secondsLeft)} left`;
+    `${count(tokensPerSecond)} tok/s${secondsLeft === undefined ? "" : ` ${duration(secondsLeft)} left`}`;
 }
 
 function resumeCommand(run: string): string {
