@@ -36,6 +36,10 @@ interface Kernel {
   readonly source: Source;
   /** Rows and columns of the result one workgroup makes. */
   readonly tile: readonly [rows: number, columns: number];
+  /** Steps of the inner dimension that the loop takes at once: a part of the product starts at a multiple of them. */
+  readonly depth: number;
+  /** Loop iterations of an invocation for one step of the inner dimension. */
+  readonly iterations: number;
   shader(epilogue: Epilogue): string;
 }
 
@@ -139,6 +143,8 @@ function blockKernel(form: Form, block: Block): Kernel {
     name: `${source} ${rows}x${4 * vectors}${lanes > 1 ? ` shared by ${lanes}` : ""} k${depth}`,
     source,
     tile: blockTile(block),
+    depth,
+    iterations: 1 / depth,
     shader: (epilogue) => blockShader(form, block, epilogue),
   };
 }
@@ -152,16 +158,39 @@ function fewKernels(product: Product, lanes: number): Kernel[] {
   return sources.map((source) => {
     const few: Few = { source, lanes, rows, columns };
     const name = `${source} few ${rows}x${columns}`;
-    return { name, source, tile: [rows, columns], shader: (epilogue) => fewShader(few, epilogue) };
+    const iterations = 1 / (4 * lanes);
+    return {
+      name,
+      source,
+      tile: [rows, columns],
+      depth: 4,
+      iterations,
+      shader: (epilogue) => fewShader(few, epilogue),
+    };
   });
 }
 
 function tileKernel(form: Form): Kernel {
-  return { name: "tile 64x64", source: "buffer", tile: [64, 64], shader: (epilogue) => plain(form, tile, epilogue) };
+  // Of 16 steps: one iteration round them, four that load, 16 that multiply.
+  return {
+    name: "tile 64x64",
+    source: "buffer",
+    tile: [64, 64],
+    depth: 16,
+    iterations: 21 / 16,
+    shader: (epilogue) => plain(form, tile, epilogue),
+  };
 }
 
 function scalarKernel(form: Form): Kernel {
-  return { name: "scalar", source: "buffer", tile: [8, 8], shader: (epilogue) => plain(form, scalar, epilogue) };
+  return {
+    name: "scalar",
+    source: "buffer",
+    tile: [8, 8],
+    depth: 1,
+    iterations: 1,
+    shader: (epilogue) => plain(form, scalar, epilogue),
+  };
 }
 
 function plain(form: Form, source: string, epilogue: Epilogue): string {
@@ -197,27 +226,32 @@ function dispatches(product: Product, kernel: Kernel, device: Capabilities): Dis
   });
 }
 
-function parts({ form, a, b, c, m, n, k }: Product, kernel: Kernel, { limits }: Capabilities): Part[] {
+function parts({ form, a, b, c, m, n, k }: Product, kernel: Kernel, device: Capabilities): Part[] {
+  const { limits } = device;
   const bufferRows = ({ tensor }: Matrix) => Math.floor(limits.maxStorageBufferBindingSize / (4 * stride(tensor)));
   const texture = kernel.source === "texture";
   const rows = texture ? () => limits.maxTextureDimension2D : bufferRows;
   const columns = texture ? 4 * limits.maxTextureDimension2D : Infinity;
   const walked = texture && form !== "nt" ? COLUMNS_WALKED[form] : Infinity;
   const groups = limits.maxComputeWorkgroupsPerDimension;
+  const inner = form === "nn" ? Math.min(columns, rows(b)) : form === "nt" ? columns : Math.min(rows(a), rows(b));
   const most = {
     m: Math.min(form === "tn" ? Math.min(columns, walked) : rows(a), bufferRows(c), groups * kernel.tile[0]),
     n: Math.min(form === "nt" ? rows(b) : Math.min(columns, walked), groups * kernel.tile[1]),
-    k: form === "nn" ? Math.min(columns, rows(b)) : form === "nt" ? columns : Math.min(rows(a), rows(b)),
+    k: Math.min(inner, Math.floor(device.loopIterations / kernel.iterations)),
   };
-  return cut(m, most.m).flatMap((m) => cut(n, most.n).flatMap((n) => cut(k, most.k).map((k): Part => ({ m, n, k }))));
+  const steps = Math.max(ROW_STEP, kernel.depth);
+  return cut(m, most.m).flatMap((m) =>
+    cut(n, most.n).flatMap((n) => cut(k, most.k, steps).map((k): Part => ({ m, n, k })))
+  );
 }
 
-/** Even ranges of at most `most`, but for the last starting and ending at multiples of ROW_STEP. */
-function cut(size: number, most: number): Range[] {
+/** Even ranges of at most `most`, but for the last starting and ending at multiples of `unit`. */
+function cut(size: number, most: number, unit = ROW_STEP): Range[] {
   if (size <= most) return [[0, size]];
-  if (most < ROW_STEP) throw new RangeError(`Cannot multiply: the adapter binds ${most} rows, ${ROW_STEP} are needed`);
-  const count = Math.ceil(size / (Math.floor(most / ROW_STEP) * ROW_STEP));
-  const step = Math.ceil(size / count / ROW_STEP) * ROW_STEP;
+  if (most < unit) throw new RangeError(`Cannot multiply: the adapter serves ${most} rows at once, ${unit} are needed`);
+  const count = Math.ceil(size / (Math.floor(most / unit) * unit));
+  const step = Math.ceil(size / count / unit) * unit;
   return Array.from({ length: Math.ceil(size / step) }, (_, i) => [i * step, Math.min(size, (i + 1) * step)]);
 }
 

@@ -42,6 +42,9 @@ const FEATURES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 /** Reading back goes by chunks of this many bytes: mapping one large range is slower. */
 const CHUNK_BYTES = 4 << 20;
 
+/** lavapipe ends all loops of an invocation after 65,535 iterations together, nested ones and called functions' included. */
+const CPU_LOOP_ITERATIONS = 60_000;
+
 /** Uploads go by this many bytes, so that the queue's staging memory stays small. */
 const UPLOAD_BYTES = 16 << 20;
 
@@ -137,6 +140,7 @@ export class Device implements Disposable {
       cpu: adapter.info.isFallbackAdapter,
       subgroupSize: subgroups.size,
       f16: features.includes("shader-f16"),
+      loopIterations: adapter.info.isFallbackAdapter ? CPU_LOOP_ITERATIONS : Infinity,
       limits: gpu.limits,
     };
     gpu.addEventListener("uncapturederror", (event) => this.fail((event as GPUUncapturedErrorEvent).error.message));

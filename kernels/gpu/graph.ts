@@ -57,6 +57,8 @@ export interface Capabilities {
   /** Lanes of a subgroup where subgroups are granted and of one fixed size, else 0. */
   readonly subgroupSize: number;
   readonly f16: boolean;
+  /** Loop iterations one invocation may make in all. CPU drivers end loops past a bound and say nothing; else Infinity. */
+  readonly loopIterations: number;
   readonly limits: {
     readonly maxStorageBufferBindingSize: number;
     readonly maxBufferSize: number;

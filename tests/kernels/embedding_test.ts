@@ -1,6 +1,7 @@
 /** Gathering and scattering rows against plain loops: repeated ids, ids out of range, tables past the binding limit. */
 import assert from "node:assert/strict";
 import { embedding } from "../../kernels/embedding.ts";
+import { differentiate } from "../../kernels/gpu/grad.ts";
 import { type Call, type Capabilities, Graph, type Op } from "../../kernels/gpu/graph.ts";
 import { checkOp, noise, randomF32, testDevice } from "../harness.ts";
 
@@ -55,4 +56,18 @@ Deno.test("a table past the binding limit is bound by slices, each row written o
   const slices = (call.op as Op).kernels(call, small)[0].map(({ bindings }) => bindings[0].rows);
   assert.deepEqual(slices, [[0, 16], [16, 32], [32, 37]]);
   assert.throws(() => embedding(graph.variable("flat", [37]), y), /Cannot take rows/);
+});
+
+Deno.test("a scatter refuses more rows than the adapter's loops can search", async () => {
+  const { capabilities } = await testDevice();
+  const graph = new Graph();
+  const y = embedding(graph.input("table", [9, 4]), graph.input("ids", [200], "u32"));
+  const [gradient] = differentiate([{ tensor: y, gradient: y }], [graph.input("table", [9, 4])]);
+  const call = gradient.source as Call;
+  const offered = (loopIterations: number) => (call.op as Op).kernels(call, { ...capabilities, loopIterations });
+  assert.throws(
+    () => offered(200),
+    /^RangeError: Cannot add 200 rows into a table: this adapter's loops end after 200/,
+  );
+  assert.equal(offered(300).length, 1);
 });

@@ -114,22 +114,51 @@ Deno.test("matmul refuses what doesn't fit", () => {
 });
 
 Deno.test("no dispatch of a large product passes a limit", () => {
-  const device = bindingLimit(128 << 20, 16384)({ cpu: true, subgroupSize: 8, f16: false } as Capabilities);
-  const graph = new Graph();
-  const [hidden, wte] = [graph.input("hidden", [512, 768]), graph.input("wte", [50304, 768])];
-  const logits = graph.input("logits", [512, 50304]);
-  const products = [
-    matmul(hidden, wte, { transposeB: true }),
-    matmul(logits, wte),
-    matmul(logits, hidden, { transposeA: true, into: wte }),
-  ];
-  for (const { source } of products) {
-    const call = source as Call;
-    for (const dispatches of call.op.kernels(call, device)) {
-      dispatches.forEach((dispatch) => assertBound(dispatch, device));
+  const device = adapter({ cpu: true, subgroupSize: 8 });
+  for (const dispatches of headProducts(768, 50304).flatMap((call) => call.op.kernels(call, device))) {
+    dispatches.forEach((dispatch) => assertBound(dispatch, device));
+  }
+});
+
+Deno.test("no kernel's loops pass what CPU drivers run, whatever the inner dimension", () => {
+  const device = adapter({ cpu: true, subgroupSize: 8 });
+  for (const dispatches of headProducts(64, 262144).flatMap((call) => call.op.kernels(call, device))) {
+    for (const { label, uniforms } of dispatches) {
+      const steps = uniforms![2];
+      const iterations = label.includes("tile")
+        ? 21 * Math.ceil(steps / 16)
+        : steps / Number(/k(\d+)$/.exec(label)?.[1] ?? 1);
+      assert.ok(iterations <= 60_000, `${label} makes ${iterations} iterations`);
     }
   }
 });
+
+Deno.test("parts of the inner dimension are whole passes of a kernel's loop", () => {
+  const device = adapter({ cpu: false, subgroupSize: 32 });
+  for (const dispatches of headProducts(768, 50304, 1).flatMap((call) => call.op.kernels(call, device))) {
+    for (const { label, uniforms } of dispatches) {
+      if (label.includes(" nn ")) assert.equal(uniforms![2] % Number(/k(\d+)$/.exec(label)?.[1] ?? 1), 0, label);
+    }
+  }
+});
+
+function adapter(about: Partial<Capabilities>): Capabilities {
+  return bindingLimit(128 << 20, 16384)(
+    { f16: false, loopIterations: about.cpu ? 60_000 : Infinity, ...about } as Capabilities,
+  );
+}
+
+/** The products of a language model's head: logits, and the gradients of both operands. */
+function headProducts(width: number, vocabulary: number, rows = 512): Call[] {
+  const graph = new Graph();
+  const [hidden, wte] = [graph.input("hidden", [rows, width]), graph.input("wte", [vocabulary, width])];
+  const logits = graph.input("logits", [rows, vocabulary]);
+  return [
+    matmul(hidden, wte, { transposeB: true }),
+    matmul(logits, wte),
+    matmul(logits, hidden, { transposeA: true, into: wte }),
+  ].map(({ source }) => source as Call);
+}
 
 function assertBound({ label, bindings, workgroups }: Dispatch, { limits }: Capabilities): void {
   assert.ok(workgroups.every((size) => size <= limits.maxComputeWorkgroupsPerDimension), label);
