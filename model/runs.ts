@@ -1,6 +1,27 @@
 /** A training run's folder as those who want its model see it. It knows nothing of training. */
 import { basename, join } from "node:path";
+import { UserError } from "./errors.ts";
 import { explainIo } from "./files.ts";
+
+/** Where runs stand unless they are told otherwise. */
+export const RUNS = "runs";
+
+/** The run under `root` that wrote a checkpoint last. @throws UserError where there is none. */
+export async function newestTrained(root = RUNS): Promise<string> {
+  const names: string[] = [];
+  try {
+    for await (const { name } of Deno.readDir(root)) names.push(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw explainIo("read", root, error);
+  }
+  const runs = await Promise.all(names.map(async (name) => {
+    const latest = join(root, name, "checkpoints", "latest");
+    return { name, time: await Deno.stat(latest).then(({ mtime }) => Number(mtime), () => 0) };
+  }));
+  const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { name: "", time: 0 });
+  if (newest.time > 0) return join(root, newest.name);
+  throw new UserError(`Train a model first (deno task train) or give one with --model: ${root} holds no checkpoint`);
+}
 
 /** The folder of the model that `folder` stands for: a run's latest checkpoint, else the folder itself. */
 export async function modelFolder(folder: string): Promise<string> {

@@ -4,7 +4,7 @@ import { UserError } from "../model/errors.ts";
 import { standingFolder } from "../model/files.ts";
 import { defaultSampling } from "../model/generate.ts";
 import { Fields, readJson } from "../model/json_fields.ts";
-import { modelFolder } from "../model/runs.ts";
+import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./completions.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
@@ -34,21 +34,8 @@ export async function findModel(model: string): Promise<ModelPath> {
 }
 
 /** The training run under `root` that wrote a checkpoint last. */
-export async function newestRun(root = "runs"): Promise<ModelPath> {
-  let newest: { folder: string; time: number } | undefined;
-  const entries = await isFolder(root) ? Deno.readDir(root) : [];
-  for await (const { name } of entries) {
-    const folder = join(root, name);
-    const time = await Deno.stat(join(folder, "checkpoints", "latest")).then(
-      (info) => +(info.mtime ?? 0),
-      () => undefined,
-    );
-    if (time !== undefined && (!newest || time > newest.time)) newest = { folder, time };
-  }
-  if (!newest) {
-    throw new UserError(`Train a model first (deno task train) or give one with --model: ${root} holds no checkpoint`);
-  }
-  return await findModel(newest.folder);
+export async function newestRun(root = RUNS): Promise<ModelPath> {
+  return await findModel(await newestTrained(root));
 }
 
 /** End-of-text ids: generation_config.json's, else config.json's, else none. Throws UserError for a file it can't use. */

@@ -6,14 +6,13 @@ import { UserError } from "../model/errors.ts";
 import { exists } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import { progress } from "../model/progress.ts";
-import { modelFolder } from "../model/runs.ts";
+import { modelFolder, newestTrained } from "../model/runs.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { parseConfig } from "./config.ts";
 import { hellaswag, readQuestions } from "./hellaswag.ts";
 import { type Loader, openLoader } from "./loader.ts";
 import { type Manifest, readManifest } from "./manifest.ts";
 import { corpusFolder } from "./prepared_corpus.ts";
-import { newestRun } from "./run_folder.ts";
 import type { Scorer } from "./scorer.ts";
 
 const fields = {
@@ -48,7 +47,7 @@ export async function evaluateCommand(args: readonly string[], openScorer: OpenS
   const { values, help } = parseFlags(fields, args);
   if (help) return helpText(USAGE, fields);
   const options = { ...defaultsOf(fields), ...values };
-  const model = await modelFolder(options.model === "" ? await newestRun() : options.model);
+  const model = await modelFolder(options.model === "" ? await newestTrained() : options.model);
   const questions = options.hellaswag === "" ? undefined : await readQuestions(options.hellaswag);
   const data = questions !== undefined && options.data === "" ? undefined : options.data || await dataOf(model);
   const manifest = data === undefined ? undefined : await readManifest(data);

@@ -27,7 +27,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   },
   async prepare(args) {
     const { prepareCommand } = await import("./prepare_command.ts");
-    await prepareCommand([...args]);
+    await prepareCommand(args);
   },
   async evaluate(args) {
     const [{ evaluateCommand }, { openScorer }] = await Promise.all([

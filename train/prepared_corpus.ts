@@ -7,7 +7,7 @@ import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
 import { CORPUS, corpus } from "./corpus.ts";
 import { MANIFEST } from "./manifest.ts";
-import { RUNS } from "./run_folder.ts";
+import { RUNS } from "../model/runs.ts";
 
 /** Share of the addresses held out: about a dozen. */
 const HELD_OUT = 0.05;

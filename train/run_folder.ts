@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { UserError } from "../model/errors.ts";
 import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
+import { RUNS } from "../model/runs.ts";
 import { type Config, parseConfig, resumedConfig, type Settings } from "./config.ts";
 import { type Checkpoint, findCheckpoint } from "./state.ts";
 
-export const RUNS = "runs";
 const CONFIG = "config.json";
 const LOCK = ".lock";
 const LEFTOVER = /^(config\.json|metrics\.jsonl|samples\.txt)\.tmp-/;

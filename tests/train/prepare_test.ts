@@ -198,26 +198,26 @@ Deno.test("inputs and folders that can't be used are refused in one line", () =>
 Deno.test("the command refuses wrong flags in one line with exit code 2", async () => {
   const cases: [args: string[], message: RegExp][] = [
     [[], /^Give --tokenizer/],
-    [["--tokenizr", "gpt2"], /^Unknown option '--tokenizr'; see/],
-    [["--context"], /^Option '--context <value>' argument missing; see/],
-    [["stray.txt", "--tokenizer", "bytes"], /^Unexpected argument 'stray.txt': name files after --input/],
+    [["--tokenizr", "gpt2"], /^Unknown flag --tokenizr: did you mean --tokenizer/],
+    [["--context"], /^--context/],
+    [["stray.txt", "--tokenizer", "bytes"], /^Unexpected argument stray.txt: name files after --input/],
     [
       ["--input", "x.txt", "--tokenizer", "bytes", "--context", "many", "--out", "o"],
-      /^Cannot use --context many: wanted a number/,
+      /^--context: found "many", wanted a whole number/,
     ],
     [
       ["--input", "x.txt", "--tokenizer", "bytes", "--context", "1.5", "--out", "o"],
-      /^Cannot prepare with context 1.5: wanted a whole number/,
+      /^--context: found 1.5, wanted a whole number/,
     ],
     [["--input", "x.txt", "--tokenizer", "bytes", "--context", "8"], /^Give --out/],
     [["--tokenizer", "bytes", "--context", "8", "--out", "o"], /^Give what to prepare with --input/],
     [
       ["--input", "x.txt", "--tokenizer", "bytes", "--context", "8", "--out", "o", "--validation", "2"],
-      /wanted 0 to 1/,
+      /^--validation: found 2, wanted a number from 0 to 1/,
     ],
     [
       ["--input", "x.txt", "--tokenizer", "bytes", "--context", "8", "--out", "o", "--format", "csv"],
-      /wanted text, jsonl, parquet/,
+      /^--format: found "csv", wanted .*text, jsonl, parquet/,
     ],
     [["--input", "x.txt", "--tokenizer", "bytes", "--context", "8", "--out", "o", "--skip-bad=yes"], /skip-bad/],
   ];
