@@ -217,7 +217,7 @@ Deno.test("the command refuses wrong flags in one line with exit code 2", async 
     ],
     [
       ["--input", "x.txt", "--tokenizer", "bytes", "--context", "8", "--out", "o", "--format", "csv"],
-      /^--format: found "csv", wanted .*text, jsonl, parquet/,
+      /^--format: found "csv", wanted auto, text, jsonl or parquet/,
     ],
     [["--input", "x.txt", "--tokenizer", "bytes", "--context", "8", "--out", "o", "--skip-bad=yes"], /skip-bad/],
   ];
