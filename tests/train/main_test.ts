@@ -59,9 +59,12 @@ Deno.test("what can't be done is one line and exit code 1; the stack comes when 
   assert.equal(missing.code, 1);
   assert.match(missing.error, /^error: Cannot read .*none\/metrics\.jsonl: No such file or directory\n$/);
   const nothing = await command(["evaluate"], { cwd: folder });
-  assert.match(nothing.error, /^error: Train a model first \(deno task train\) or give one with --model: runs holds no checkpoint\n$/);
+  assert.match(
+    nothing.error,
+    /^error: Train a model first \(deno task train\) or give one with --model: runs holds no checkpoint\n$/,
+  );
   const resumed = await command(["train", "--resume"], { cwd: folder });
-  assert.equal(resumed.error, nothing.error);
+  assert.match(resumed.error, /^error: No run found in runs: start one with `deno task train`\n$/);
   const debug = await command(["plot", join(folder, "none")], { env: { WGPT_DEBUG: "1" } });
   assert.match(debug.error, /metrics\.ts:\d+/);
   await Deno.remove(folder, { recursive: true });
