@@ -2,15 +2,9 @@
 
 import { clearMergeCache, encode as gptTokenizerEncode } from "gpt-tokenizer/encoding/r50k_base";
 import { loadTokenizer, trainTokenizer } from "../model/tokenizer.ts";
+import type { Bench } from "./main.ts";
 
-interface Result {
-  readonly case: string;
-  readonly repeats_ms: number[];
-  readonly median_ms: number;
-  readonly mb_per_second: number;
-  /** The peer's time over ours. */
-  readonly ratio?: { readonly "gpt-tokenizer": number };
-}
+type Result = Bench["results"][number];
 
 function measure(name: string, megabytes: number, repeats: number, run: () => void): Result {
   run();
@@ -40,7 +34,7 @@ function megabytesOf(text: string): number {
 }
 
 /** Encoding, decoding and training on the State of the Union addresses (10.7 MB), and one word of 16,000 letters. */
-export async function benchTokenizer(): Promise<{ name: string; config: Record<string, unknown>; results: Result[] }> {
+export async function benchTokenizer(): Promise<Bench> {
   const repeats = 5;
   const texts = addresses();
   const text = texts.join("\n");
@@ -66,12 +60,4 @@ export async function benchTokenizer(): Promise<{ name: string; config: Record<s
       measure("training 4,096 tokens", megabytesOf(text), repeats, () => trainTokenizer(texts, { vocabSize: 4096 })),
     ],
   };
-}
-
-if (import.meta.main) {
-  const { results } = await benchTokenizer();
-  for (const { case: name, median_ms, mb_per_second, ratio } of results) {
-    const times = ratio ? `, ${ratio["gpt-tokenizer"].toFixed(2)} times as fast` : "";
-    console.log(`${name}: ${median_ms.toFixed(1)} ms, ${mb_per_second.toFixed(1)} MB/s${times}`);
-  }
 }
