@@ -32,7 +32,7 @@ export interface AttentionOptions {
   readonly scale: number;
   /** Dropout on the probabilities. counter: (4) u32, see random.ts; site: a constant that tells one use from another. */
   readonly dropout?: { readonly rate: number; readonly site: number; readonly counter: Tensor };
-  /** Rows of the longest document, where known: only the estimate of the cost rests on it. */
+  /** Rows no document passes, where known: estimates of time rest on it, and which kernels a CPU driver can finish. */
   readonly longest?: number;
 }
 
@@ -46,7 +46,8 @@ interface Attributes {
  * q (N, H, D); k and v (N, KVH, D), H a multiple of KVH; starts (N) u32, never falling, starts[n] ≤ n → (N, H, D).
  * D is a multiple of 4 from 4 to 128.
  *
- * @throws RangeError for other shapes, or a dropout rate outside of [0, 1).
+ * @throws RangeError for other shapes, or a dropout rate outside of [0, 1). Compiling it throws RangeError for tensors larger
+ * than the adapter binds, and for documents too long for the loops of a CPU driver: 59,000 rows.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, options: AttentionOptions): Tensor {
   return attentionWithLse(q, k, v, starts, options).o;
@@ -111,7 +112,10 @@ const attentionBackwardOp: Op<Attributes> = {
           uniforms: [rows],
         },
         dispatch("attention dq", variant, "queries", [q, k, v, dy], [statistics, ...counter], [dq]),
-        dispatch("attention dk dv", variant, "keys", [q, k, v, dy], [statistics, ...counter], [dk, dv]),
+        ...headRanges(call, variant, device).map(([FIRST_HEAD, END_HEAD]) => {
+          const all = dispatch("attention dk dv", variant, "keys", [q, k, v, dy], [statistics, ...counter], [dk, dv]);
+          return { ...all, wgsl: wgsl(all.wgsl, { FIRST_HEAD, END_HEAD }) };
+        }),
       ];
     });
   },
@@ -138,7 +142,35 @@ function variants(call: Call<Attributes>, device: Capabilities): AttentionVarian
     ? laneVariant(shape, device.subgroupSize, true)
     : null;
   const ordered = device.cpu ? [textured, lanes, registers, tiles] : [tiles, lanes, registers];
-  return [...ordered, plainVariant(shape)].filter((variant) => variant !== null);
+  const made = [...ordered, plainVariant(shape)].filter((variant) => variant !== null);
+  const finished = made.filter((variant) =>
+    PASSES.every((pass) => iterations(call, variant[pass]) <= device.loopIterations)
+  );
+  if (finished.length > 0) return finished;
+  throw new RangeError(
+    `Cannot attend within documents of ${
+      longest(call)
+    } rows: this adapter's loops end after ${device.loopIterations} ` +
+      "iterations; use shorter documents",
+  );
+}
+
+const PASSES: readonly Pass[] = ["forward", "queries", "keys"];
+
+function longest({ inputs: [q], attrs }: Call<Attributes>): number {
+  return Math.min(q.shape[0], attrs.longest);
+}
+
+function iterations(call: Call<Attributes>, kernel: AttentionKernel): number {
+  return kernel.iterations(longest(call));
+}
+
+/** Heads of a group that one dispatch goes through: as many as the adapter's loops allow. */
+function headRanges(call: Call<Attributes>, { keys }: AttentionVariant, device: Capabilities): [number, number][] {
+  const [q, k] = call.inputs;
+  const group = q.shape[1] / k.shape[1];
+  const most = Math.min(group, Math.floor(device.loopIterations / iterations(call, keys)));
+  return Array.from({ length: Math.ceil(group / most) }, (_, i) => [i * most, Math.min(group, (i + 1) * most)]);
 }
 
 /** Subgroup sizes the lane kernels serve. */
@@ -187,7 +219,7 @@ function read(tensor: Tensor | Scratch): Binding {
 function cost(call: Call<Attributes>, products: number): { flops: number; bytes: number } {
   const [rows, heads, width] = call.inputs[0].shape;
   const bytes = [...call.inputs, ...call.outputs].reduce((sum, tensor) => sum + byteLength(tensor), 0);
-  return { flops: products * heads * width * rows * (Math.min(rows, call.attrs.longest) + 1), bytes };
+  return { flops: products * heads * width * rows * (longest(call) + 1), bytes };
 }
 
 function check(inputs: readonly TensorType[], { dropout }: Attributes): void {

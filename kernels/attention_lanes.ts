@@ -5,7 +5,15 @@
  *
  * Online softmax: Milakov and Gimelshein 2018; tiles and the backward pass by recomputation: Dao et al. 2022.
  */
-import { type AttentionShape, type AttentionVariant, declarations, type Pass, range } from "./attention_shared.ts";
+import {
+  added,
+  type AttentionShape,
+  type AttentionVariant,
+  declarations,
+  iterationsOf,
+  type Pass,
+  range,
+} from "./attention_shared.ts";
 
 const PARTS = "xyzw";
 
@@ -13,17 +21,24 @@ const PARTS = "xyzw";
 export function laneVariant(shape: AttentionShape, lanes: number, textures: boolean): AttentionVariant {
   const wide = shape.width > 96;
   const text = new LaneText(shape, lanes, textures);
-  const kernel = (wgsl: string, rows: number, heads: number) => ({
+  const kernel = (wgsl: string, rows: number, heads: number, products: number, dropping: number) => ({
     wgsl,
     workgroups: (count: number) => [heads, Math.ceil(count / rows), 1] as const,
+    iterations: (longest: number) => {
+      const inner = products * iterationsOf(text.steps) + iterationsOf(lanes) + (shape.dropout ? dropping : 0);
+      return iterationsOf(Math.ceil((longest + rows + 3) / (4 * lanes)), inner);
+    },
   });
   const rows = wide ? 8 : 16;
+  // Four masks of a row come from one or two words.
+  const ofRows = rows / 8 * iterationsOf(8, iterationsOf(2));
+  const ofKeys = iterationsOf(4, iterationsOf(2, iterationsOf(2)));
   return {
     name: `${lanes} lanes, ${textures ? "textures" : "buffers"}`,
     textures,
-    forward: kernel(text.forward(rows), rows, shape.heads),
-    queries: kernel(text.queries(rows), rows, shape.heads),
-    keys: kernel(text.keys(8), 8, shape.keyHeads),
+    forward: kernel(text.forward(rows), rows, shape.heads, 1, ofRows),
+    queries: kernel(text.queries(rows), rows, shape.heads, 2, ofRows),
+    keys: kernel(text.keys(8), 8, shape.keyHeads, 2, ofKeys),
   };
 }
 
@@ -31,9 +46,14 @@ export function laneVariant(shape: AttentionShape, lanes: number, textures: bool
 class LaneText {
   /** Vectors of a head's columns that each lane holds. */
   readonly vectors: number;
+  /** Vectors of a head that a score's loop takes at once, and its iterations. */
+  readonly unrolled: number;
+  readonly steps: number;
 
   constructor(readonly shape: AttentionShape, readonly lanes: number, readonly textures: boolean) {
     this.vectors = Math.ceil(shape.width / 4 / lanes);
+    this.unrolled = shape.width % 8 === 0 ? 2 : 1;
+    this.steps = shape.width / 4 / this.unrolled;
   }
 
   forward(rows: number): string {
@@ -116,7 +136,7 @@ class LaneText {
   ${this.#holdRows(rows)}
   ${this.#accumulators("o", rows)}
   ${this.#accumulators("e", rows)}
-  for (var head = key_head * GROUP; head < (key_head + 1u) * GROUP; head++) {
+  for (var head = key_head * GROUP + FIRST_HEAD; head < key_head * GROUP + END_HEAD; head++) {
     let q0 = head * VECTORS;
     for (var query_first = row0; query_first < u.rows; query_first += KEYS) {
       if (statistics[query_first * HEADS + head].z >= row_end) { break; }
@@ -190,9 +210,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
   /** `out`i = the products of the tile's row i with the lane's four keys. */
   #scores(out: string, rows: number, left: string, leftVector: string, right: string, rightVector: string): string {
-    const vectors = this.shape.width / 4;
-    const unroll = vectors % 2 === 0 ? 2 : 1;
-    const steps = range(unroll).map((n) => {
+    const steps = range(this.unrolled).map((n) => {
       const at = (base: string) => `${base} + d + ${n}u`;
       return [
         this.#holdings(rows, (t) => `let a${n}_${t} = ${left}_at(${at(leftVector)}, held${t});`),
@@ -210,7 +228,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
       ].join("\n      ");
     });
     return `${range(rows).map((i) => `var ${out}${i} = vec4f();`).join(" ")}
-    for (var d = 0u; d < VECTORS; d += ${unroll}u) {
+    for (var d = 0u; d < VECTORS; d += ${this.unrolled}u) {
       ${steps.join("\n      ")}
     }`;
   }
@@ -252,7 +270,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   ): string {
     return range(rows).map((i) => {
       const stores = range(this.vectors).map((j) => {
-        const store = `${out}[at + ${j * this.lanes}u] = ${from}${i}_${j} * ${factor(i)};`;
+        const place = `at + ${j * this.lanes}u`;
+        const store = `${out}[${place}] = ${added(out, place)}${from}${i}_${j} * ${factor(i)};`;
         const ragged = (j + 1) * this.lanes > this.shape.width / 4;
         return ragged ? `if (lane + ${j * this.lanes}u < VECTORS) { ${store} }` : store;
       });

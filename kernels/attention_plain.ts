@@ -2,16 +2,24 @@
  * Attention as plainly as WGSL can say it: one invocation a row and head, loops over the row's range. It is right on
  * every adapter, needs nothing of it, and is what the other manners are compared with. It knows no tensor.
  */
-import { type AttentionShape, type AttentionVariant, declarations, type Pass } from "./attention_shared.ts";
+import {
+  type AttentionShape,
+  type AttentionVariant,
+  declarations,
+  iterationsOf,
+  type Pass,
+} from "./attention_shared.ts";
 import { grid, GRID_WIDTH } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 32;
 
 /** Scalar kernels. */
 export function plainVariant(shape: AttentionShape): AttentionVariant {
+  const vectors = shape.width / 4;
   const kernel = (pass: Pass, heads: number, body: string) => ({
     wgsl: open(shape, pass, heads, body),
     workgroups: (rows: number) => grid(Math.ceil(rows * heads / WORKGROUP)),
+    iterations: (longest: number) => iterationsOf(longest + 1, 2 * iterationsOf(vectors)) + iterationsOf(vectors),
   });
   const kept = (row: string, key: string) => shape.dropout ? ` * keep_factor(${row}, ${key}, head)` : "";
   return {
@@ -85,7 +93,7 @@ function keys(kept: string): string {
   let k0 = key_head * VECTORS;
   var k_total: Head;
   var v_total: Head;
-  for (var head = key_head * GROUP; head < (key_head + 1u) * GROUP; head++) {
+  for (var head = key_head * GROUP + FIRST_HEAD; head < key_head * GROUP + END_HEAD; head++) {
     let q0 = head * VECTORS;
     for (var query = row; query < u.rows; query++) {
       let known = statistics[query * HEADS + head];
@@ -106,7 +114,8 @@ function keys(kept: string): string {
     }
   }
   for (var d = 0u; d < VECTORS; d++) {
-    dk[index * VECTORS + d] = k_total[d];
-    dv[index * VECTORS + d] = v_total[d];
+    let at = index * VECTORS + d;
+    dk[at] = select(vec4f(), dk[at], FIRST_HEAD > 0u) + k_total[d];
+    dv[at] = select(vec4f(), dv[at], FIRST_HEAD > 0u) + v_total[d];
   }`;
 }

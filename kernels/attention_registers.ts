@@ -2,7 +2,15 @@
  * Attention with neither subgroups nor workgroup memory: an invocation keeps a few rows of one head in registers, so that
  * each vector it loads serves them all. It knows no tensor.
  */
-import { type AttentionShape, type AttentionVariant, declarations, type Pass, range } from "./attention_shared.ts";
+import {
+  added,
+  type AttentionShape,
+  type AttentionVariant,
+  declarations,
+  iterationsOf,
+  type Pass,
+  range,
+} from "./attention_shared.ts";
 import { grid, GRID_WIDTH } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 32;
@@ -12,6 +20,7 @@ export function registerVariant(shape: AttentionShape, rows: number): AttentionV
   const kernel = (pass: Pass, held: number, heads: number, body: string) => ({
     wgsl: open(shape, pass, held, heads, body),
     workgroups: (count: number) => grid(Math.ceil(Math.ceil(count / held) * heads / WORKGROUP)),
+    iterations: (longest: number) => iterationsOf(longest + held),
   });
   const { heads, keyHeads } = shape;
   const half = Math.max(1, rows / 2);
@@ -111,7 +120,7 @@ function keys(shape: AttentionShape, rows: number): string {
   ${hold("v", "k0", shape, rows)}
   ${sums("o", shape, rows)}
   ${sums("e", shape, rows)}
-  for (var head = key_head * GROUP; head < (key_head + 1u) * GROUP; head++) {
+  for (var head = key_head * GROUP + FIRST_HEAD; head < key_head * GROUP + END_HEAD; head++) {
     let q0 = head * VECTORS;
     for (var query = first_row; query < u.rows; query++) {
       let known = statistics[query * HEADS + head];
@@ -172,6 +181,10 @@ function store(
   return range(rows).map((i) =>
     `if (first_row + ${i}u < u.rows) { let at = (row${i} * ${heads} + ${head}) * VECTORS; let factor = ${factor(i)};${
       more(i)
-    } ${range(width / 4).map((d) => `${out}[at + ${d}u] = ${from}${i}_${d} * factor;`).join(" ")} }`
+    } ${
+      range(width / 4).map((d) => `${out}[at + ${d}u] = ${added(out, `at + ${d}u`)}${from}${i}_${d} * factor;`).join(
+        " ",
+      )
+    } }`
   ).join("\n  ");
 }

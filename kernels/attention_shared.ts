@@ -19,13 +19,16 @@ export interface AttentionShape {
 export interface AttentionKernel {
   readonly wgsl: string;
   readonly workgroups: (rows: number) => readonly [number, number, number];
+  /** Loop iterations of one invocation, no document having more than `longest` rows. For keys: with one head of a group. */
+  readonly iterations: (longest: number) => number;
 }
 
 /**
  * Forward and backward in one manner. Bindings, in order:
  * forward: q, k, v, starts, [counter], o, lse;
  * queries (gradient of q): q, k, v, dy, statistics, [counter], dq;
- * keys (gradients of k and v): q, k, v, dy, statistics, [counter], dk, dv.
+ * keys (gradients of k and v): q, k, v, dy, statistics, [counter], dk, dv. Its text goes through heads FIRST_HEAD to
+ * END_HEAD of the group, which it doesn't declare, and adds to dk and dv where the first isn't 0.
  */
 export interface AttentionVariant {
   readonly name: string;
@@ -51,8 +54,18 @@ const WRITES: Readonly<Record<Pass, readonly string[]>> = {
 const ELEMENTS: Readonly<Record<string, string>> = { starts: "u32", statistics: "vec4u", lse: "f32" };
 const OPERANDS: readonly string[] = ["q", "k", "v", "dy"];
 
+/** What a loop of `rounds`, each with `inner` iterations of other loops, adds to an invocation's iterations: leaving is one. */
+export function iterationsOf(rounds: number, inner = 0): number {
+  return rounds * (1 + inner) + 1;
+}
+
 export function range(size: number): number[] {
   return Array.from({ length: size }, (_, index) => index);
+}
+
+/** What a store to an output adds to: only keys' outputs are made by several dispatches. */
+export function added(output: string, place: string): string {
+  return output === "dk" || output === "dv" ? `select(vec4f(), ${output}[${place}], FIRST_HEAD > 0u) + ` : "";
 }
 
 /**

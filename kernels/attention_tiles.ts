@@ -2,7 +2,15 @@
  * Attention in tiles of workgroup memory, for GPUs: 64 invocations stand as 8 by 8 over a tile of 32 rows and some keys,
  * each makes four rows' scores for its keys, then four rows' sums for its columns of the head. It knows no tensor.
  */
-import { type AttentionShape, type AttentionVariant, declarations, type Pass, range } from "./attention_shared.ts";
+import {
+  added,
+  type AttentionShape,
+  type AttentionVariant,
+  declarations,
+  iterationsOf,
+  type Pass,
+  range,
+} from "./attention_shared.ts";
 
 const SIDE = 8;
 const ROWS = 32;
@@ -14,16 +22,22 @@ export function tileVariant(shape: AttentionShape, bytes: number): AttentionVari
   const keys = [32, 16, 8].find((keys) => memory(shape, keys) <= bytes);
   if (keys === undefined) return null;
   const text = new TileText(shape, keys);
-  const kernel = (wgsl: string, heads: number) => ({
+  const vectors = shape.width / 4;
+  const kernel = (wgsl: string, heads: number, products: number, more: number) => ({
     wgsl,
     workgroups: (rows: number) => [heads, Math.ceil(rows / ROWS), 1] as const,
+    iterations: (longest: number) => {
+      const filling = iterationsOf(Math.ceil(keys * vectors / (SIDE * SIDE)));
+      const inner = filling + products * iterationsOf(vectors) + iterationsOf(keys) + more;
+      return iterationsOf(Math.ceil((longest + ROWS) / keys), inner) + more;
+    },
   });
   return {
     name: `${ROWS}x${keys} tiles`,
     textures: false,
-    forward: kernel(text.forward(), shape.heads),
-    queries: kernel(text.queries(), shape.heads),
-    keys: kernel(text.keys(), shape.keyHeads),
+    forward: kernel(text.forward(), shape.heads, 1, EACH * iterationsOf(SIDE)),
+    queries: kernel(text.queries(), shape.heads, 2, 0),
+    keys: kernel(text.keys(), shape.keyHeads, 2, 0),
   };
 }
 
@@ -132,7 +146,7 @@ class TileText {
   ${this.#rowIndices()}
   ${this.#sums("o")}
   ${this.#sums("e")}
-  for (var head = key_head * GROUP; head < (key_head + 1u) * GROUP; head++) {
+  for (var head = key_head * GROUP + FIRST_HEAD; head < key_head * GROUP + END_HEAD; head++) {
     let q0 = head * VECTORS;
     for (var query_first = row_first; query_first < u.rows; query_first += KEYS) {
       if (statistics[query_first * HEADS + head].z >= row_end) { break; }
@@ -261,7 +275,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
   #store(out: string, heads: string, head: string, factor: (i: number) => string, from = out): string {
     return this.#eachRow((i) => {
       const stores = range(this.vectors).map((c) =>
-        `if (tx + ${c * SIDE}u < VECTORS) { ${out}[at + ${c * SIDE}u] = ${from}${i}_${c} * factor; }`
+        `if (tx + ${c * SIDE}u < VECTORS) { ${out}[at + ${c * SIDE}u] = ${
+          added(out, `at + ${c * SIDE}u`)
+        }${from}${i}_${c} * factor; }`
       );
       return `if (row_first + ty * EACH + ${i}u < u.rows) { let at = (row${i} * ${heads} + ${head}) * VECTORS + tx; let factor = ${
         factor(i)
