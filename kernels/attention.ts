@@ -47,7 +47,7 @@ interface Attributes {
  * D is a multiple of 4 from 4 to 128.
  *
  * @throws RangeError for other shapes, or a dropout rate outside of [0, 1). Compiling it throws RangeError for tensors larger
- * than the adapter binds, and for documents too long for the loops of a CPU driver: 59,000 rows.
+ * than the adapter binds, and for documents too long for the loops of a CPU driver: some 49,000 rows.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, options: AttentionOptions): Tensor {
   return attentionWithLse(q, k, v, starts, options).o;
@@ -148,10 +148,8 @@ function variants(call: Call<Attributes>, device: Capabilities): AttentionVarian
   );
   if (finished.length > 0) return finished;
   throw new RangeError(
-    `Cannot attend within documents of ${
-      longest(call)
-    } rows: this adapter's loops end after ${device.loopIterations} ` +
-      "iterations; use shorter documents",
+    `Cannot attend within ${longest(call)} rows: this adapter's loops end after ${device.loopIterations} iterations; ` +
+      "use shorter documents",
   );
 }
 

@@ -2,6 +2,7 @@
  * Attention over a key-value cache in blocks (Kwon et al. 2023): rows of any sequences, prefill and decode mixed, attend to
  * what their sequence has cached. It knows neither who owns a block nor a model.
  */
+import { iterationsOf } from "./attention_shared.ts";
 import {
   apply,
   byteLength,
@@ -19,7 +20,7 @@ import { read, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import combineSource from "./paged_combine.wgsl" with { type: "text" };
 import plainSource from "./paged_plain.wgsl" with { type: "text" };
-import { pagedShader, type PagedShape, type PagedTile } from "./paged_shader.ts";
+import { pagedIterations, pagedShader, type PagedShape, type PagedTile } from "./paged_shader.ts";
 import writeSource from "./paged_write.wgsl" with { type: "text" };
 
 export interface PagedAttentionOptions {
@@ -53,7 +54,8 @@ export function writeKeyValue(cache: Tensor, x: Tensor, slots: Tensor): Tensor {
  * batch want a valid sequence and position 0. Fastest where rows of one sequence stand together.
  *
  * @returns (N, H, D).
- * @throws RangeError for other shapes, and for caches larger than the adapter binds.
+ * @throws RangeError for other shapes. Compiling it throws RangeError for caches larger than the adapter binds, and for
+ * sequences too long for the loops of a CPU driver: some 90,000 positions.
  */
 export function pagedAttention(
   q: Tensor,
@@ -121,34 +123,44 @@ const pagedOp: Op<PagedAttentionOptions> = {
     for (const cache of call.inputs.slice(1, 3)) refuseLarge(cache, device.limits.maxStorageBufferBindingSize);
     const whole = tiled(call, device, false);
     const split = tiled(call, device, true);
-    return [...(device.cpu ? [whole, split] : [split, whole]), plain(call)].filter((candidate) => candidate !== null);
+    const made = [...(device.cpu ? [whole, split] : [split, whole]), plain(call, device)];
+    const offered = made.filter((candidate) => candidate !== null);
+    if (offered.length > 0) return offered;
+    throw new RangeError(
+      `Cannot attend to ${positionsOf(call)} positions: this adapter's loops end after ${device.loopIterations} ` +
+        "iterations; use fewer blocks a sequence",
+    );
   },
-  cost({ inputs: [q, keys, values, blockTable], attrs: { blockSize } }) {
-    const positions = blockTable.shape[1] * blockSize;
-    return { flops: 4 * count(q) * positions, bytes: 2 * byteLength(q) + byteLength(keys) + byteLength(values) };
+  cost(call) {
+    const [q, keys, values] = call.inputs;
+    const flops = 4 * count(q) * positionsOf(call);
+    return { flops, bytes: 2 * byteLength(q) + byteLength(keys) + byteLength(values) };
   },
 };
 
-/** Null for a split that would be none. */
-function tiled(call: Call<PagedAttentionOptions>, { cpu }: Capabilities, split: boolean): Dispatch[] | null {
+/** Positions a sequence may have. */
+function positionsOf({ inputs, attrs }: Call<PagedAttentionOptions>): number {
+  return inputs[3].shape[1] * attrs.blockSize;
+}
+
+function tileOf({ heads, keyHeads, width }: PagedShape, rows: number, cpu: boolean, split: boolean): PagedTile {
+  // A CPU driver wins by each load that serves more queries; on a GPU their registers would spill.
+  const held = width > 64 ? (cpu ? 2 : 1) : width > 32 && !cpu ? 2 : 4;
+  const heldHeads = [4, 3, 2, 1].find((count) => count <= held && heads / keyHeads % count === 0)!;
+  return { lanes: cpu ? 8 : 32, rows: rows < held ? 1 : Math.floor(held / heldHeads), heads: heldHeads, split };
+}
+
+/** Null for a split that would be none, and where the adapter's loops would end early. */
+function tiled(call: Call<PagedAttentionOptions>, device: Capabilities, split: boolean): Dispatch[] | null {
   const shape = pagedShape(call);
   const { inputs: [q, , , blockTable], outputs: [o] } = call;
   const [rows, heads, width] = q.shape;
-  const positions = blockTable.shape[1] * shape.blockSize;
-  // A CPU driver wins by each load that serves more queries; on a GPU their registers would spill.
-  const held = width > 64 ? (cpu ? 2 : 1) : width > 32 && !cpu ? 2 : 4;
-  const group = heads / shape.keyHeads;
-  const heldHeads = [4, 3, 2, 1].find((count) => count <= held && group % count === 0)!;
-  const tile: PagedTile = {
-    lanes: cpu ? 8 : 32,
-    rows: rows < held ? 1 : Math.floor(held / heldHeads),
-    heads: heldHeads,
-    split,
-  };
+  const positions = positionsOf(call);
+  const tile = tileOf(shape, rows, device.cpu, split);
   const [x, y] = [heads / tile.heads, Math.ceil(rows / tile.rows)];
   const length = split ? Math.max(SHORTEST_SPLIT, Math.ceil(positions * x * y / BUSY)) : positions;
   const splits = Math.ceil(positions / length);
-  if (split && splits === 1) return null;
+  if (split && splits === 1 || pagedIterations(shape, tile, length) > device.loopIterations) return null;
   const parts = scratch([rows, heads, splits, width]);
   const weights = scratch([rows, heads, splits, 2]);
   const main: Dispatch = {
@@ -168,8 +180,10 @@ function tiled(call: Call<PagedAttentionOptions>, { cpu }: Capabilities, split: 
   }];
 }
 
-function plain(call: Call<PagedAttentionOptions>): Dispatch[] {
+function plain(call: Call<PagedAttentionOptions>, device: Capabilities): Dispatch[] | null {
   const { heads, keyHeads, width, scale, blockSize } = pagedShape(call);
+  const vectors = iterationsOf(width / 4);
+  if (iterationsOf(positionsOf(call), 2 * vectors) + vectors > device.loopIterations) return null;
   const rows = call.inputs[0].shape[0];
   const constants = {
     HEADS: heads,

@@ -3,7 +3,7 @@
  * its invocations go through the positions in turn, each with sums of its own, which are joined at the end. It knows no
  * tensor.
  */
-import { range } from "./attention_shared.ts";
+import { iterationsOf, range } from "./attention_shared.ts";
 import { f32 } from "./gpu/wgsl.ts";
 
 export interface PagedShape {
@@ -28,6 +28,13 @@ export interface PagedTile {
 
 /** vec4 columns that are joined at once. */
 const JOINED = 8;
+
+/** Loop iterations of an invocation for up to `length` positions, where each row is of another sequence. */
+export function pagedIterations({ width }: PagedShape, { lanes, rows, heads }: PagedTile, length: number): number {
+  const joins = rows * heads * Math.ceil(width / 4 / JOINED) * iterationsOf(1, iterationsOf(lanes));
+  return iterationsOf(rows, iterationsOf(1) + iterationsOf(Math.ceil(length / lanes))) + 2 * iterationsOf(lanes) +
+    joins;
+}
 
 /** Bindings: q, keys, values, block table, sequences, positions, then o, or parts and weights. Grid: head tiles, row tiles, splits. */
 export function pagedShader(shape: PagedShape, tile: PagedTile): string {

@@ -37,7 +37,7 @@ export interface DenseOptions {
   /** Drop as the architecture asks: training only. The graph then has the input `counter`. */
   readonly dropout?: boolean;
   readonly recompute?: "none" | "block";
-  /** Rows of the longest document there may be; only estimates of time rest on it. Default: all rows. */
+  /** Rows no document passes; estimates of time and the choice of kernels rest on it. Default: all rows. */
   readonly longest?: number;
 }
 

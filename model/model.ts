@@ -11,7 +11,7 @@ import { matmul } from "../kernels/matmul.ts";
 import { normals } from "../kernels/random.ts";
 import { denseBatch, denseRows } from "./batch.ts";
 import { readFolder, writeFolder } from "./checkpoint.ts";
-import { type Architecture, denseContext } from "./context.ts";
+import { type Architecture, type Context, denseContext } from "./context.ts";
 import { UserError } from "./errors.ts";
 import { exists } from "./files.ts";
 import type { GenerationConfig } from "./generation_config.ts";
@@ -157,7 +157,7 @@ export class Model implements Disposable {
     const rows = inputs.tokens.length;
     const { n_embd: C, vocab_size: V } = this.config;
     const body = await this.#program(`hidden ${rows}`, (graph) => {
-      const hidden = this.architecture.hidden(createScope(graph), denseContext(graph, rows));
+      const hidden = this.architecture.hidden(createScope(graph), this.#dense(graph, rows));
       return { hidden };
     });
     body.run({ ...inputs });
@@ -200,7 +200,7 @@ export class Model implements Disposable {
       const { loss, gradients } = objective(
         graph,
         this.architecture,
-        denseContext(graph, rows),
+        this.#dense(graph, rows),
         this.config.vocab_size,
       );
       return { loss, ...Object.fromEntries(this.declared.map(({ name }, i) => [name, gradients[i]])) };
@@ -245,6 +245,10 @@ export class Model implements Disposable {
   async save(folder: string): Promise<void> {
     const { tokenizer, generation } = this.options;
     await writeFolder(folder, { config: this.config, tensors: this.tensors(), tokenizer, generation });
+  }
+
+  #dense(graph: Graph, rows: number): Context {
+    return denseContext(graph, rows, { longest: this.config.n_positions });
   }
 
   async #program(key: string, build: (graph: Graph) => Record<string, Tensor>): Promise<Program> {

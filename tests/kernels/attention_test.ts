@@ -296,6 +296,44 @@ Deno.test("attention: right with subgroups of 32", async () => {
   for (const output of OUTPUTS) assertClose(result![output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, output);
 });
 
+/** A device whose invocations may make so many loop iterations. */
+async function looping(loopIterations: number): Promise<Device> {
+  const device = await openDevice();
+  Object.defineProperty(device, "capabilities", { value: { ...device.capabilities, loopIterations } });
+  return device;
+}
+
+Deno.test("attention: where loops end early, few heads of a group at a time, kernels left out, or a clear error", async () => {
+  const test = cases["grouped heads 8:1, width 80"];
+  const data = dataOf(test);
+  const wanted = expected(test, data);
+  using device = await looping(350);
+  const results = await candidates(test, data, device);
+  assert.ok(results.length >= 1 && results.length < (await candidates(test, data)).length);
+  for (const [i, result] of results.entries()) {
+    for (const output of OUTPUTS) {
+      assertClose(result[output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, `candidate ${i}, ${output}`);
+    }
+  }
+  using brief = await looping(40);
+  await assert.rejects(run(test, 0, data, brief), {
+    name: "RangeError",
+    message: "Cannot attend within 47 rows: this adapter's loops end after 40 iterations; use shorter documents",
+  });
+});
+
+// lavapipe would end the plain kernel's loops at row 980 or so.
+Deno.test("attention: every candidate is right to the end of a long document of wide heads", async () => {
+  const test: Case = { heads: 1, keyHeads: 1, width: 128, documents: [1100] };
+  const data = dataOf(test);
+  const wanted = expected(test, data);
+  for (const [i, result] of (await candidates(test, data)).entries()) {
+    for (const output of OUTPUTS) {
+      assertClose(result[output], wanted[output], { atol: 1e-5, rtol: 1e-5 }, `candidate ${i}, ${output}`);
+    }
+  }
+});
+
 Deno.test("attention: the same bits each time", async () => {
   for (const test of [cases["three documents, width 64"], dropped]) {
     assert.deepEqual(await run(test, 0), await run(test, 0));

@@ -1,7 +1,7 @@
 /** Paged attention: every candidate against f64, its writes, and its agreement with dense attention. */
 import assert from "node:assert/strict";
 import { attention } from "../../kernels/attention.ts";
-import { Graph } from "../../kernels/gpu/graph.ts";
+import { type Call, Graph } from "../../kernels/gpu/graph.ts";
 import { compile } from "../../kernels/gpu/program.ts";
 import { createStore } from "../../kernels/gpu/store.ts";
 import { NO_SLOT, pagedAttention, writeKeyValue } from "../../kernels/paged_attention.ts";
@@ -168,5 +168,26 @@ Deno.test("paged attention refuses shapes it can't serve", () => {
   assert.throws(
     () => writeKeyValue(graph.input("cache", [8, 2, 16]), graph.input("x", [5, 2, 12]), u32("slots", 5)),
     RangeError,
+  );
+});
+
+Deno.test("paged attention offers no kernel whose loops the driver would end", async () => {
+  const { capabilities } = await testDevice();
+  const offered = (positions: number, loopIterations: number) => {
+    const graph = new Graph();
+    const cache = graph.input("cache", [64, 2, 128]);
+    const table = graph.input("table", [1, positions / 16], "u32");
+    const [sequences, places] = ["sequences", "positions"].map((name) => graph.input(name, [1], "u32"));
+    const options = { scale: 1, blockSize: 16 };
+    const q = graph.input("q", [1, 2, 128]);
+    const call = pagedAttention(q, cache, cache, table, sequences, places, options).source as Call;
+    return call.op.kernels(call, { ...capabilities, cpu: true, loopIterations }).map(([{ label }]) => label);
+  };
+  assert.ok(offered(512, 50_000).some((label) => label.includes("plain")));
+  assert.ok(!offered(1024, 50_000).some((label) => label.includes("plain")));
+  assert.ok(offered(65_536, 50_000).length > 0);
+  assert.throws(
+    () => offered(1024, 30),
+    /^RangeError: Cannot attend to 1024 positions: this adapter's loops end after 30/,
   );
 });
