@@ -12,8 +12,8 @@ import {
   declarations,
   iterationsOf,
   type Pass,
-  range,
 } from "./attention_shared.ts";
+import { range } from "./gpu/wgsl.ts";
 
 const PARTS = "xyzw";
 
@@ -58,14 +58,7 @@ class LaneText {
 
   forward(rows: number): string {
     const { dropout } = this.shape;
-    return `${this.#open("forward", rows)}
-  let tile = groups.y - 1u - group.y;
-  let row0 = tile * ROWS;
-  let row_end = min(row0 + ROWS, u.rows);
-  let head = group.x;
-  let q0 = head * VECTORS;
-  let k0 = head / GROUP * VECTORS;
-  ${this.#holdRows(rows)}
+    return `${this.#openTile("forward", rows)}
   ${this.#holdings(rows, (t) => `let first${t} = starts[held${t}];`)}
   ${this.#accumulators("o", rows)}
   ${range(rows).map((i) => `var m${i} = MASKED; var z${i} = 0.0;`).join(" ")}
@@ -93,14 +86,7 @@ class LaneText {
 
   queries(rows: number): string {
     const { dropout } = this.shape;
-    return `${this.#open("queries", rows)}
-  let tile = groups.y - 1u - group.y;
-  let row0 = tile * ROWS;
-  let row_end = min(row0 + ROWS, u.rows);
-  let head = group.x;
-  let q0 = head * VECTORS;
-  let k0 = head / GROUP * VECTORS;
-  ${this.#holdRows(rows)}
+    return `${this.#openTile("queries", rows)}
   ${
       this.#holdings(rows, (t) =>
         `let stat${t} = statistics[held${t} * HEADS + head]; let first${t} = stat${t}.z;
@@ -163,6 +149,18 @@ class LaneText {
   ${this.#store(rows, "dv", "KEY_HEADS", "key_head", () => "1.0", "o")}
   ${this.#store(rows, "dk", "KEY_HEADS", "key_head", () => "SCALE", "e")}
 }`;
+  }
+
+  /** Opens a pass over tiles of query rows, the last tile first: it is the heaviest. */
+  #openTile(pass: "forward" | "queries", rows: number): string {
+    return `${this.#open(pass, rows)}
+  let tile = groups.y - 1u - group.y;
+  let row0 = tile * ROWS;
+  let row_end = min(row0 + ROWS, u.rows);
+  let head = group.x;
+  let q0 = head * VECTORS;
+  let k0 = head / GROUP * VECTORS;
+  ${this.#holdRows(rows)}`;
   }
 
   #open(pass: Pass, rows: number): string {

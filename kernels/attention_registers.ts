@@ -9,9 +9,8 @@ import {
   declarations,
   iterationsOf,
   type Pass,
-  range,
 } from "./attention_shared.ts";
-import { grid, GRID_WIDTH } from "./gpu/wgsl.ts";
+import { grid, GRID_WIDTH, range } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 32;
 

@@ -59,10 +59,6 @@ export function iterationsOf(rounds: number, inner = 0): number {
   return rounds * (1 + inner) + 1;
 }
 
-export function range(size: number): number[] {
-  return Array.from({ length: size }, (_, index) => index);
-}
-
 /** What a store to an output adds to: only keys' outputs are made by several dispatches. */
 export function added(output: string, place: string): string {
   return output === "dk" || output === "dv" ? `select(vec4f(), ${output}[${place}], FIRST_HEAD > 0u) + ` : "";

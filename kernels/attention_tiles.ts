@@ -9,8 +9,8 @@ import {
   declarations,
   iterationsOf,
   type Pass,
-  range,
 } from "./attention_shared.ts";
+import { range } from "./gpu/wgsl.ts";
 
 const SIDE = 8;
 const ROWS = 32;

@@ -7,7 +7,8 @@
  * makes a matmul fast (LOG.md).
  */
 
-import { declarations, type Epilogue, type Form, loadVector, range, type Source } from "./matmul_shader.ts";
+import { range } from "./gpu/wgsl.ts";
+import { declarations, type Epilogue, type Form, loadVector, type Source } from "./matmul_shader.ts";
 
 export interface Block {
   readonly source: Source;

@@ -2,7 +2,8 @@
  * WGSL of matmul nt with few rows of A, as in decoding: the lanes of a subgroup go along the inner dimension, so that each
  * row of B streams through once, and add up at the end. It knows neither tensors nor sizes.
  */
-import { declarations, type Epilogue, loadVector, range, type Source, storeElement } from "./matmul_shader.ts";
+import { range } from "./gpu/wgsl.ts";
+import { declarations, type Epilogue, loadVector, type Source, storeElement } from "./matmul_shader.ts";
 
 export interface Few {
   readonly source: Source;

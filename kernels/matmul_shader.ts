@@ -43,8 +43,3 @@ export function loadVector(name: "a" | "b", source: Source, x: string, y: string
   if (source === "texture") return `textureLoad(${name}, vec2u(${x}, ${y}))`;
   return `${name}[((${y}) * sizes.${name}_stride + sizes.${name}_column) / 4u + ${x}]`;
 }
-
-/** 0 to size - 1, to unroll by. */
-export function range(size: number): number[] {
-  return Array.from({ length: size }, (_, index) => index);
-}

@@ -3,8 +3,8 @@
  * its invocations go through the positions in turn, each with sums of its own, which are joined at the end. It knows no
  * tensor.
  */
-import { iterationsOf, range } from "./attention_shared.ts";
-import { f32 } from "./gpu/wgsl.ts";
+import { iterationsOf } from "./attention_shared.ts";
+import { f32, range } from "./gpu/wgsl.ts";
 
 export interface PagedShape {
   readonly heads: number;

@@ -15,6 +15,7 @@ import {
   type Binding,
   type Capabilities,
   count,
+  CPU_LOOP_ITERATIONS,
   type Dispatch,
   type DType,
   formatType,
@@ -32,8 +33,6 @@ const FEW_LANES = 256;
 const MANY_LANES = 512;
 /** Lanes that add up what the others leave. */
 const PARTS = 16;
-/** lavapipe ends an invocation's loops, silently, after about 65,535 iterations in all. */
-const LOOP_BUDGET = 50_000;
 const MAX_VOCABULARY = 2 ** 19;
 
 /** An entry's token where there is none. */
@@ -143,7 +142,7 @@ const topOp: Op<Vocabulary & { readonly k: number }> = {
     const [rows] = logits.shape;
     requireBeside("rank", logits, targets, [rows], "u32");
     const pass = Math.ceil(vocabulary / 4 / FEW_LANES) + MANY_LANES / PARTS + 2 * PARTS;
-    const most = Math.min(vocabulary, Math.floor(LOOP_BUDGET / pass) - 2);
+    const most = Math.min(vocabulary, Math.floor(CPU_LOOP_ITERATIONS / pass) - 2);
     if (!(k >= 1 && k <= most)) throw new RangeError(`Cannot take the top ${k} of ${vocabulary}: want 1 to ${most}`);
     return [{ shape: [rows], dtype: "f32" }, { shape: [rows, k], dtype: "u32" }, { shape: [rows, k], dtype: "f32" }];
   },

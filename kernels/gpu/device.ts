@@ -3,7 +3,7 @@
  * process. It knows no tensor and no op.
  */
 import { UserError } from "./errors.ts";
-import type { Capabilities } from "./graph.ts";
+import { type Capabilities, CPU_LOOP_ITERATIONS } from "./graph.ts";
 import { probeSubgroups, type SubgroupSupport } from "./subgroups.ts";
 
 /** A range of bytes of a buffer. */
@@ -41,9 +41,6 @@ const FEATURES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 
 /** Reading back goes by chunks of this many bytes: mapping one large range is slower. */
 const CHUNK_BYTES = 4 << 20;
-
-/** lavapipe ends an invocation's loops after 65,535 iterations in all, some of which no count of ours sees (kernels/LOG.md). */
-const CPU_LOOP_ITERATIONS = 50_000;
 
 /** Uploads go by this many bytes, so that the queue's staging memory stays small. */
 const UPLOAD_BYTES = 16 << 20;

@@ -50,6 +50,9 @@ export interface Call<A = unknown> {
   readonly region: number | null;
 }
 
+/** lavapipe ends an invocation's loops after 65,535 iterations in all, some of which no count of ours sees (kernels/LOG.md). */
+export const CPU_LOOP_ITERATIONS = 50_000;
+
 /** What an op may know of the adapter when it offers kernels; a plain record, so that tests need no GPU. */
 export interface Capabilities {
   /** A driver that runs shaders on the CPU (lavapipe, SwiftShader): loads cost more than arithmetic there. */

@@ -36,3 +36,8 @@ export function grid(groups: number): readonly [number, number, number] {
 
 /** Workgroups of a folded grid's first dimension: below every adapter's limit of 65,535. */
 export const GRID_WIDTH = 32768;
+
+/** 0 … size - 1, to write unrolled lines by. */
+export function range(size: number): number[] {
+  return Array.from({ length: size }, (_, index) => index);
+}
