@@ -7,6 +7,7 @@ import {
   type Binding,
   byteLength,
   type Call,
+  type Capabilities,
   type Dispatch,
   formatType,
   type Graph,
@@ -18,7 +19,7 @@ import { type Event, type Plan, planTextures, type Step, textureShape } from "./
 import { fits, type Store } from "./store.ts";
 
 export interface CompileOptions {
-  /** Picks one of an op's candidates. Default: the first, the op's own best guess. */
+  /** Picks one of an op's candidates. Default: the device's chooser, else the first, the op's own best guess. */
   readonly choose?: (call: Call, candidates: readonly (readonly Dispatch[])[]) => number;
   /** Values after whose making a segment ends: a gradient bucket is complete there. */
   readonly boundaries?: readonly Tensor[];
@@ -34,8 +35,15 @@ export type Command =
 /** A submit should stay below this: drivers reset on long ones. */
 const SEGMENT_SECONDS = 0.5;
 
-/** Modest guesses of what an adapter does in a second, only to cut segments by. */
+/** Modest guesses of what an adapter does in a second, to cut segments by and to tune what matters first. */
 const RATES = { cpu: { flops: 2e10, bytes: 3e9 }, gpu: { flops: 1e12, bytes: 1e11 } };
+
+/** A modest guess of how long a call takes, in seconds. */
+export function estimate(call: Call, { cpu }: Capabilities): number {
+  const { flops, bytes } = call.op.cost(call);
+  const rates = cpu ? RATES.cpu : RATES.gpu;
+  return flops / rates.flops + bytes / rates.bytes;
+}
 
 /** The buffers and textures of one program. */
 export class Memory implements Disposable {
@@ -121,17 +129,16 @@ export class Assembler {
   }
 
   async assemble(): Promise<Command[]> {
-    const rates = this.device.capabilities.cpu ? RATES.cpu : RATES.gpu;
     const boundaries = new Set(this.options.boundaries?.map((tensor) => tensor.base));
     let seconds = 0;
     for (const { call, dispatches } of this.steps) {
       for (const { from, to } of this.planned.copies.get(call) ?? []) {
         this.#commands.push({ kind: "copy", from: this.memory.slice(from), to: this.memory.slice(to) });
       }
-      const { flops, bytes } = call.op.cost(call);
+      const expected = estimate(call, this.device.capabilities);
       for (const dispatch of dispatches) {
         await this.#dispatch(dispatch);
-        seconds += (flops / rates.flops + bytes / rates.bytes) / dispatches.length;
+        seconds += expected / dispatches.length;
         if (seconds > SEGMENT_SECONDS) {
           this.#commands.push({ kind: "cut" });
           seconds = 0;

@@ -3,7 +3,7 @@
  * process. It knows no tensor and no op.
  */
 import { UserError } from "./errors.ts";
-import { type Capabilities, CPU_LOOP_ITERATIONS } from "./graph.ts";
+import { type Capabilities, type Chooser, CPU_LOOP_ITERATIONS } from "./graph.ts";
 import { probeSubgroups, type SubgroupSupport } from "./subgroups.ts";
 
 /** A range of bytes of a buffer. */
@@ -118,9 +118,12 @@ export class Device implements Disposable {
   readonly name: string;
   readonly info: GPUAdapterInfo;
   readonly features: readonly string[];
+  /** Picks the kernels of programs compiled from now on. Without one each op's own best guess is taken. */
+  chooser: Chooser | null = null;
   #bytes = 0;
   #peakBytes = 0;
   #failure: Error | null = null;
+  #lost = false;
   #disposed = false;
   readonly #buffers = new Map<GPUBuffer, number>();
   readonly #textures = new Map<GPUTexture, number>();
@@ -142,7 +145,9 @@ export class Device implements Disposable {
     };
     gpu.addEventListener("uncapturederror", (event) => this.fail((event as GPUUncapturedErrorEvent).error.message));
     gpu.lost.then((info) => {
-      if (!this.#disposed) this.fail(`the device was lost: ${info.message || info.reason}`);
+      if (this.#disposed) return;
+      this.#lost = true;
+      this.fail(`the device was lost: ${info.message || info.reason}`);
     });
   }
 
@@ -159,6 +164,23 @@ export class Device implements Disposable {
   /** Remembers the first device error; every later use of the device throws it. */
   fail(message: string): void {
     this.#failure ??= new Error(`GPU error on ${this.name}: ${message}`);
+  }
+
+  /** Runs what may fail: an error of the device meanwhile is thrown here, and the device goes on; a lost one doesn't. */
+  async attempt<T>(work: () => Promise<T>): Promise<T> {
+    this.check();
+    const filters: GPUErrorFilter[] = ["validation", "out-of-memory", "internal"];
+    for (const filter of filters) this.gpu.pushErrorScope(filter);
+    const errors: unknown[] = [];
+    const result = await work().catch((error) => void errors.push(error));
+    for (const _ of filters) {
+      const error = await this.gpu.popErrorScope();
+      if (error !== null) errors.push(new Error(error.message));
+    }
+    if (this.#failure !== null) errors.push(this.#failure);
+    if (!this.#lost) this.#failure = null;
+    if (errors.length > 0) throw errors[0];
+    return result as T;
   }
 
   /** Throws the first error the device reported. */

@@ -124,6 +124,19 @@ export interface Op<A = unknown> {
   ): readonly (Tensor | null)[];
   /** Output → the input whose memory it overwrites. */
   inPlace?(call: Call<A>): Readonly<Record<number, number>>;
+  /** Data by input that make a measured run like a real one, where random numbers and zeros for integers would not. */
+  examples?(call: Call<A>): Readonly<Record<number, Uint32Array | Int32Array | Float32Array>>;
+}
+
+/** A call and the kernels it could run by. */
+export interface Offer {
+  readonly call: Call;
+  readonly candidates: readonly (readonly Dispatch[])[];
+}
+
+/** Picks one candidate of each offer, by index. */
+export interface Chooser {
+  choose(offers: readonly Offer[]): Promise<readonly number[]>;
 }
 
 const WORD_BITS: Readonly<Record<DType, number>> = { f32: 32, u32: 32, i32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 };

@@ -4,7 +4,8 @@
  */
 import { Assembler, type Command, type CompileOptions, Memory } from "./assemble.ts";
 import type { Device } from "./device.ts";
-import { byteLength, type Graph, type Tensor } from "./graph.ts";
+import { submit } from "./encode.ts";
+import { byteLength, type Graph, type Offer, type Tensor } from "./graph.ts";
 import { megabytes, type Plan, plan, schedule, type Step } from "./plan.ts";
 import type { Store } from "./store.ts";
 
@@ -23,10 +24,12 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Program> {
   const roots = Object.values(outputs);
-  const steps = schedule(graph.calls, roots).map((call): Step => {
-    const candidates = call.op.kernels(call, device.capabilities);
-    return { call, dispatches: candidates[options.choose?.(call, candidates) ?? 0] };
-  });
+  const offers = schedule(graph.calls, roots).map((call) => ({
+    call,
+    candidates: call.op.kernels(call, device.capabilities),
+  }));
+  const chosen = await choose(device, offers, options);
+  const steps = offers.map(({ call, candidates }, i): Step => ({ call, dispatches: candidates[chosen[i]] }));
   const planned = plan(steps, roots);
   const memory = new Memory(device, store, planned, graph);
   try {
@@ -38,13 +41,19 @@ export async function compile(
   }
 }
 
+/** The candidate of each offer: as the options say, else the device's chooser, else each op's own best guess. */
+async function choose(device: Device, offers: readonly Offer[], options: CompileOptions): Promise<readonly number[]> {
+  if (options.choose) return offers.map(({ call, candidates }) => options.choose!(call, candidates));
+  return await device.chooser?.choose(offers) ?? offers.map(() => 0);
+}
+
 /** What `compile` made; disposing of it frees its own buffers and textures. */
 export class Program implements Disposable {
   constructor(
     readonly device: Device,
     readonly outputs: Readonly<Record<string, Tensor>>,
     private readonly memory: Memory,
-    private readonly commands: readonly Command[],
+    readonly commands: readonly Command[],
     readonly plan: Plan,
   ) {}
 
@@ -79,33 +88,7 @@ export class Program implements Disposable {
       }
       this.device.upload(slice, data);
     }
-    let encoder = this.device.gpu.createCommandEncoder();
-    let pass: GPUComputePassEncoder | null = null;
-    let segment = 0;
-    const submit = () => {
-      pass?.end();
-      pass = null;
-      this.device.gpu.queue.submit([encoder.finish()]);
-      onSegment?.(segment++);
-    };
-    for (const command of this.commands) {
-      if (command.kind === "dispatch") {
-        pass ??= encoder.beginComputePass();
-        pass.setPipeline(command.pipeline);
-        pass.setBindGroup(0, command.group);
-        pass.dispatchWorkgroups(...command.dispatch.workgroups);
-        continue;
-      }
-      if (command.kind === "cut") {
-        submit();
-        encoder = this.device.gpu.createCommandEncoder();
-        continue;
-      }
-      pass?.end();
-      pass = null;
-      encodeCopy(encoder, command);
-    }
-    submit();
+    submit(this.device, this.commands, { onSegment });
   }
 
   /** Outputs of the last run, by name, in one wait. */
@@ -133,15 +116,4 @@ export class Program implements Disposable {
   [Symbol.dispose](): void {
     this.memory[Symbol.dispose]();
   }
-}
-
-function encodeCopy(encoder: GPUCommandEncoder, command: Extract<Command, { kind: "copy" | "texture" }>): void {
-  if (command.kind === "copy") {
-    const { from, to } = command;
-    encoder.copyBufferToBuffer(from.buffer, from.offset, to.buffer, to.offset, to.size);
-    return;
-  }
-  const { from, rowBytes, to } = command;
-  const source = { buffer: from.buffer, offset: from.offset, bytesPerRow: rowBytes, rowsPerImage: to.height };
-  encoder.copyBufferToTexture(source, { texture: to }, [to.width, to.height]);
 }

@@ -1,13 +1,20 @@
 /** The device, the store and programs on the adapter at hand. */
 import assert from "node:assert/strict";
 import { openDevice } from "../../../kernels/gpu/device.ts";
-import { apply, Graph, type Op, type Tensor } from "../../../kernels/gpu/graph.ts";
+import { apply, type Call, type Capabilities, Graph, type Op, type Tensor } from "../../../kernels/gpu/graph.ts";
 import { accumulate, fill, rowSlice } from "../../../kernels/gpu/primitives.ts";
 import { compile } from "../../../kernels/gpu/program.ts";
 import { createStore } from "../../../kernels/gpu/store.ts";
 import { testDevice } from "../../harness.ts";
 
 const floats = (...values: number[]) => new Float32Array(values);
+
+/** The kernels of the op `fill`, for another call's output. */
+function fillWith(x: Tensor, value: number, capabilities: Capabilities) {
+  const filled = fill(new Graph(), x.shape, value);
+  const call = filled.source as Call;
+  return call.op.kernels({ ...call, outputs: [x] }, capabilities)[0];
+}
 
 Deno.test("downloads give back what was uploaded, over and under a chunk", async () => {
   const device = await testDevice();
@@ -76,6 +83,45 @@ Deno.test("an error of the device ends its use with a message", async () => {
   await new Promise((resolve) => setTimeout(resolve, 0));
   assert.throws(() => device.check(), /GPU error on /);
   await assert.rejects(device.download([{ buffer, offset: 0, size: 16 }]), /GPU error on /);
+});
+
+Deno.test("an attempt throws the device's error, and the device goes on", async () => {
+  using device = await openDevice();
+  const buffer = device.createBuffer(64, "test");
+  await assert.rejects(
+    device.attempt(() => {
+      const encoder = device.gpu.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, 0, buffer, 60, 16);
+      device.gpu.queue.submit([encoder.finish()]);
+      return Promise.resolve();
+    }),
+  );
+  await assert.rejects(device.attempt(() => Promise.reject(new Error("its own"))), /its own/);
+  assert.equal(await device.attempt(() => Promise.resolve(7)), 7);
+  const [read] = await device.download([{ buffer, offset: 0, size: 16 }]);
+  assert.equal(read.byteLength, 16);
+});
+
+Deno.test("the device's chooser picks, options pick before it", async () => {
+  using device = await openDevice();
+  const candidates: Op<undefined> = {
+    name: "candidates",
+    infer: ([x]) => [x],
+    kernels: (call, capabilities) => [1, 2, 3].map((value) => fillWith(call.outputs[0], value, capabilities)),
+    cost: () => ({ flops: 0, bytes: 0 }),
+  };
+  const run = async (choose?: () => number) => {
+    const graph = new Graph();
+    const [y] = apply(candidates, [graph.input("x", [4])], undefined);
+    using store = createStore(device);
+    using program = await compile(device, graph, { y }, store, { choose });
+    program.run();
+    return new Float32Array((await program.read("y"))[0])[0];
+  };
+  assert.equal(await run(), 1);
+  device.chooser = { choose: (offers) => Promise.resolve(offers.map(({ candidates }) => candidates.length - 1)) };
+  assert.equal(await run(), 3);
+  assert.equal(await run(() => 1), 2);
 });
 
 Deno.test("a shader that doesn't compile names its kernel", async () => {
