@@ -6,7 +6,7 @@ import { attention } from "../kernels/attention.ts";
 import { pagedAttention, writeKeyValue } from "../kernels/paged_attention.ts";
 import { dropout } from "../kernels/pointwise.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
-import type { Scope } from "./scope.ts";
+import type { Matrix, Scope } from "./scope.ts";
 
 export interface AttendOptions {
   /** Multiplies the scores: 1/√D. */
@@ -30,7 +30,7 @@ export interface Context {
 export interface Architecture {
   readonly config: Readonly<Record<string, unknown>>;
   hidden(p: Scope, context: Context): Tensor; // (N, C)
-  unembed(p: Scope): Tensor; // (V, C)
+  unembed(p: Scope): Matrix; // (V, C)
 }
 
 export interface DenseOptions {

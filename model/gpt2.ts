@@ -7,11 +7,11 @@
 import { split } from "../kernels/columns.ts";
 import { embedding } from "../kernels/embedding.ts";
 import { reshape, type Tensor } from "../kernels/gpu/graph.ts";
-import { matmul } from "../kernels/matmul.ts";
 import { layerNorm, residualLayerNorm } from "../kernels/norm.ts";
 import { add, gelu } from "../kernels/pointwise.ts";
 import type { Architecture, Context } from "./context.ts";
 import { attentionScale, geluForm, type Gpt2Config, innerSize } from "./gpt2_config.ts";
+import { linear } from "./linear.ts";
 import { type Init, ones, type Scope, zeros } from "./scope.ts";
 
 /** Rows of the token table come in multiples of this, in memory only: kernels like whole tiles. */
@@ -25,18 +25,17 @@ export function gpt2(config: Gpt2Config): Architecture {
   return {
     config: { ...config },
     hidden: (p, context) => hidden(config, p.within(PREFIX), context),
-    unembed: (p) => tokenTable(config, p.within(PREFIX)),
+    unembed: (p) => p.within(PREFIX).matrix(...tokenTable(config)),
   };
 }
 
-function tokenTable(config: Gpt2Config, p: Scope): Tensor {
-  const { vocab_size, n_embd, initializer_range } = config;
-  return p.parameter("wte.weight", [vocab_size, n_embd], { std: initializer_range }, VOCABULARY_PADDING);
+function tokenTable({ vocab_size, n_embd, initializer_range }: Gpt2Config): Parameters<Scope["parameter"]> {
+  return ["wte.weight", [vocab_size, n_embd], { std: initializer_range }, VOCABULARY_PADDING];
 }
 
 function hidden(config: Gpt2Config, p: Scope, context: Context): Tensor {
   const { n_positions, n_embd, n_layer, initializer_range } = config;
-  const wte = tokenTable(config, p);
+  const wte = p.parameter(...tokenTable(config));
   const wpe = p.parameter("wpe.weight", [n_positions, n_embd], { std: initializer_range });
   const embedded = add(embedding(wte, context.tokens), embedding(wpe, context.positions)); // (N, C)
   const sum = context.dropout(embedded, config.embd_pdrop);
@@ -92,12 +91,6 @@ function normParameters({ n_embd }: Gpt2Config, p: Scope): { weight: Tensor; bia
 /** The norm that follows layer `layer - 1`: the next block's first, or the last one. */
 function normName({ n_layer }: Gpt2Config, layer: number): string {
   return layer < n_layer ? `h.${layer}.ln_1` : "ln_f";
-}
-
-/** x · weight + bias, with the weight stored (in, out) as the published checkpoints have it. */
-function linear(p: Scope, x: Tensor, out: number, init: Init): Tensor {
-  const weight = p.parameter("weight", [x.shape[1], out], init);
-  return matmul(x, weight, { bias: p.parameter("bias", [out], zeros) });
 }
 
 /** Projections into the residual stream start smaller by √(2L), the number of additions to it. */

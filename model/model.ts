@@ -7,7 +7,6 @@ import type { Device } from "../kernels/gpu/device.ts";
 import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore, type Entry, type Store } from "../kernels/gpu/store.ts";
-import { matmul } from "../kernels/matmul.ts";
 import { normals } from "../kernels/random.ts";
 import { denseBatch, denseRows } from "./batch.ts";
 import { readFolder, writeFolder } from "./checkpoint.ts";
@@ -18,7 +17,8 @@ import type { GenerationConfig } from "./generation_config.ts";
 import { gpt2, PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
 import { objective, parametersOf } from "./objective.ts";
-import { createScope, type Parameter } from "./scope.ts";
+import { logits } from "./linear.ts";
+import { createScope, type Formats, type Parameter, type Scope } from "./scope.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface LoadOptions {
@@ -111,6 +111,7 @@ export class Model implements Disposable {
   readonly store: Store;
   /** Parameters in the order the model uses them. */
   readonly declared: readonly Parameter[];
+  readonly formats: Formats = {};
   readonly #programs = new Map<string, Program>();
 
   constructor(
@@ -140,6 +141,11 @@ export class Model implements Disposable {
     }));
   }
 
+  /** Where the architecture finds the model's parameters as they stand in memory. */
+  scope(graph: Graph): Scope {
+    return createScope(graph, this.formats);
+  }
+
   /** A parameter's key in checkpoints of this model. */
   key(name: string): string {
     return this.options.bare ? name.slice(PREFIX.length + 1) : name;
@@ -157,15 +163,15 @@ export class Model implements Disposable {
     const rows = inputs.tokens.length;
     const { n_embd: C, vocab_size: V } = this.config;
     const body = await this.#program(`hidden ${rows}`, (graph) => {
-      const hidden = this.architecture.hidden(createScope(graph), this.#dense(graph, rows));
+      const hidden = this.architecture.hidden(this.scope(graph), this.#dense(graph, rows));
       return { hidden };
     });
     body.run({ ...inputs });
     const hidden = new Float32Array((await body.read("hidden"))[0]);
     const chunk = Math.max(1, Math.min(rows, Math.floor(LOGITS_BYTES / (4 * V))));
     const head = await this.#program(`head ${chunk}`, (graph) => {
-      const table = this.architecture.unembed(createScope(graph));
-      return { logits: matmul(graph.input("hidden", [chunk, C]), table, { transposeB: true }) };
+      const table = this.architecture.unembed(this.scope(graph));
+      return { logits: logits(graph.input("hidden", [chunk, C]), table, this.formats) };
     });
     const result = new Float32Array(rows * V);
     const part = new Float32Array(chunk * C);

@@ -5,14 +5,13 @@
 import { embedding } from "../kernels/embedding.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
 import type { Program } from "../kernels/gpu/program.ts";
-import { matmul } from "../kernels/matmul.ts";
 import { topLogprobs } from "../kernels/sample.ts";
 import { denseContext } from "./context.ts";
 import { checkPrompt, type Engine, type Generated, generated, type Sampling, type TokenLogprob } from "./generate.ts";
+import { logits } from "./linear.ts";
 import type { Model } from "./model.ts";
 import { Programs } from "./programs.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "./sampling.ts";
-import { createScope } from "./scope.ts";
 
 /** The plain generator over a model's own weights, as they are when it is asked. */
 export class PlainGenerator implements Engine {
@@ -88,11 +87,11 @@ export class PlainGenerator implements Engine {
 
   /** Logits of the row that the input `last` names. */
   #logits(graph: Graph): Tensor {
-    const scope = createScope(graph);
     const { architecture } = this.model;
+    const scope = this.model.scope(graph);
     const hidden = architecture.hidden(scope, denseContext(graph, this.contextLength));
     const last = embedding(hidden, graph.input("last", [1], "u32"));
-    return matmul(last, architecture.unembed(scope), { transposeB: true });
+    return logits(last, architecture.unembed(scope), scope.formats);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

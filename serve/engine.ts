@@ -5,7 +5,6 @@
 import { embedding } from "../kernels/embedding.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
 import type { Program } from "../kernels/gpu/program.ts";
-import { matmul } from "../kernels/matmul.ts";
 import { NO_SLOT } from "../kernels/paged_attention.ts";
 import { topLogprobs } from "../kernels/sample.ts";
 import { cacheNames, pagedContext } from "../model/context.ts";
@@ -18,10 +17,11 @@ import {
   type Sampling,
   type TokenLogprob,
 } from "../model/generate.ts";
+import { logits } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { Programs } from "../model/programs.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
-import { createScope, type Scope } from "../model/scope.ts";
+import type { Scope } from "../model/scope.ts";
 
 /** Positions in a block of the cache. */
 const BLOCK = 16;
@@ -166,22 +166,22 @@ export class CachedEngine implements Engine {
   /** A step over `rows` rows; with wishes it ends in a chosen token. */
   #decoder(rows: number, wishes: Wishes | null): Promise<Program> {
     return this.#programs.get(`${rows} ${JSON.stringify(wishes)}`, (graph) => {
-      const scope = createScope(graph);
+      const scope = this.model.scope(graph);
       const hidden = this.#hidden(graph, scope, rows);
       if (wishes === null) return {};
       const last = embedding(hidden, graph.input("last", [1], "u32"));
-      const logits = matmul(last, this.model.architecture.unembed(scope), { transposeB: true });
-      return samplingGraph(graph, logits, this.vocabSize, wishes);
+      const next = logits(last, this.model.architecture.unembed(scope), scope.formats);
+      return samplingGraph(graph, next, this.vocabSize, wishes);
     });
   }
 
   #scorer(rows: number): Promise<Program> {
     return this.#programs.get(`score ${rows}`, (graph) => {
-      const scope = createScope(graph);
+      const scope = this.model.scope(graph);
       const hidden = this.#hidden(graph, scope, rows);
-      const logits = matmul(hidden, this.model.architecture.unembed(scope), { transposeB: true });
+      const all = logits(hidden, this.model.architecture.unembed(scope), scope.formats);
       const k = Math.min(TOP_LOGPROBS, this.vocabSize);
-      return { ...topLogprobs(logits, graph.input("targets", [rows], "u32"), this.vocabSize, k) };
+      return { ...topLogprobs(all, graph.input("targets", [rows], "u32"), this.vocabSize, k) };
     });
   }
 

@@ -64,8 +64,8 @@ export async function compileStep(model: Model, options: StepOptions): Promise<S
 function compileMicrostep(model: Model, rows: number, { dropout, recompute }: StepOptions): Promise<Program> {
   const graph = new Graph();
   const context = denseContext(graph, rows, { dropout, recompute, longest: model.config.n_positions });
-  const { loss } = objective(graph, model.architecture, context, model.config.vocab_size, ({ name, padded }) => {
-    return graph.variable(GRADIENT + name, padded);
+  const { loss } = objective(graph, model.architecture, context, model.config.vocab_size, {
+    into: ({ name, padded }) => graph.variable(GRADIENT + name, padded),
   });
   accumulate(graph.variable(LOSS, [1]), loss);
   return compile(model.device, graph, {}, model.store);

@@ -1,0 +1,24 @@
+/**
+ * The one place where a model multiplies by its weights, so that number formats are met here alone: what is cast, and to
+ * what. It knows no architecture.
+ */
+import { cast } from "../kernels/cast.ts";
+import type { Tensor } from "../kernels/gpu/graph.ts";
+import { matmul } from "../kernels/matmul.ts";
+import { type Formats, type Init, type Matrix, type Scope, zeros } from "./scope.ts";
+
+/** x (N, in) · weight (in, out) + bias (out), with the weight stored as the published GPT-2 checkpoints have it. */
+export function linear(p: Scope, x: Tensor, out: number, init: Init): Tensor {
+  const weight = p.matrix("weight", [x.shape[1], out], init);
+  return matmul(operand(x, p.formats), weight, { bias: p.parameter("bias", [out], zeros) });
+}
+
+/** Logits (N, V) of rows (N, C) under a head's table (V, C). */
+export function logits(hidden: Tensor, table: Matrix, formats: Formats): Tensor {
+  return matmul(operand(hidden, formats), table, { transposeB: true });
+}
+
+/** An activation as a product with a weight takes it. */
+export function operand(x: Tensor, { operands }: Formats): Tensor {
+  return operands === undefined ? x : cast(x, operands);
+}
