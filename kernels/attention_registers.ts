@@ -3,6 +3,7 @@
  * each vector it loads serves them all. It knows no tensor.
  */
 import {
+  added,
   type AttentionShape,
   type AttentionVariant,
   declarations,
@@ -67,7 +68,11 @@ function forward(shape: AttentionShape, rows: number): string {
     ${columns.map((d) => `let v${d} = v_at(k0 + ${d}u, key);`).join(" ")}
     ${range(rows).map(step).join("\n    ")}
   }
-  ${store("o", "q0", shape, rows, (i) => `1.0 / z${i}`, (i) => ` lse[row${i} * HEADS + head] = m${i} + log2(z${i});`)}`;
+  ${
+    store("o", "HEADS", "head", shape, rows, (i) =>
+      `1.0 / z${i}`, (i) =>
+      ` lse[row${i} * HEADS + head] = m${i} + log2(z${i});`)
+  }`;
 }
 
 function queries(shape: AttentionShape, rows: number): string {
@@ -89,7 +94,7 @@ function queries(shape: AttentionShape, rows: number): string {
     ${dots(shape, rows, "p", "dy", "v", "k0", "key")}
     ${range(rows).map(step).join("\n    ")}
   }
-  ${store("dq", "q0", shape, rows, () => "SCALE")}`;
+  ${store("dq", "HEADS", "head", shape, rows, () => "SCALE")}`;
 }
 
 /** Here the rows held are keys. */
@@ -124,8 +129,8 @@ function keys(shape: AttentionShape, rows: number): string {
       ${range(rows).map(step).join("\n      ")}
     }
   }
-  ${store("dv", "k0", shape, rows, () => "1.0")}
-  ${store("dk", "k0", shape, rows, () => "SCALE", () => "", "e")}`;
+  ${store("dv", "KEY_HEADS", "key_head", shape, rows, () => "1.0")}
+  ${store("dk", "KEY_HEADS", "key_head", shape, rows, () => "SCALE", () => "", "e")}`;
 }
 
 function headOfQueries(): string {
@@ -164,7 +169,8 @@ function dots(
 
 function store(
   out: string,
-  vector: string,
+  heads: string,
+  head: string,
   { width }: AttentionShape,
   rows: number,
   factor: (i: number) => string,
@@ -172,8 +178,12 @@ function store(
   from = "o",
 ): string {
   return range(rows).map((i) =>
-    `if (first_row + ${i}u < u.rows) { let factor = ${factor(i)};${more(i)} ${
-      range(width / 4).map((d) => `set_${out}(${vector} + ${d}u, row${i}, ${from}${i}_${d} * factor);`).join(" ")
+    `if (first_row + ${i}u < u.rows) { let at = (row${i} * ${heads} + ${head}) * VECTORS; let factor = ${factor(i)};${
+      more(i)
+    } ${
+      range(width / 4).map((d) => `${out}[at + ${d}u] = ${added(out, `at + ${d}u`)}${from}${i}_${d} * factor;`).join(
+        " ",
+      )
     } }`
   ).join("\n  ");
 }

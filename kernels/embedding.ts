@@ -2,6 +2,7 @@
  * Rows of a table by index, and the gradient: a scatter-add in a fixed order, without atomics. It knows no tokens: the
  * same op takes rows of any tensor. A table past the binding limit is bound by slices of rows.
  */
+import { exampleIds } from "./examples.ts";
 import {
   apply,
   type Capabilities,
@@ -119,6 +120,7 @@ const embeddingOp: Op<undefined> = {
     ];
   },
   cost: ({ outputs: [y] }) => ({ flops: 0, bytes: 8 * count(y) }),
+  examples: ({ inputs: [table, ids] }) => ({ 1: exampleIds(ids.shape[0], table.shape[0]) }),
   vjp: ({ inputs: [table, ids] }, [grad], [into]) => {
     const attrs = { shape: table.shape, accumulate: into !== null };
     return [apply(backwardOp, [ids, grad!, ...(into === null ? [] : [into])], attrs)[0], null];
@@ -142,6 +144,7 @@ const backwardOp: Op<{ readonly shape: readonly number[]; readonly accumulate: b
   },
   cost: ({ inputs: [ids, dy] }) => ({ flops: count(dy) + ids.shape[0] ** 2, bytes: 12 * count(dy) }),
   inPlace: ({ attrs }): Record<number, number> => attrs.accumulate ? { 0: 2 } : {},
+  examples: ({ inputs: [ids], attrs }) => ({ 0: exampleIds(ids.shape[0], attrs.shape[0]) }),
 };
 
 function clear(dtable: Tensor, device: Capabilities): Dispatch[] {

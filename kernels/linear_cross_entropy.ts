@@ -2,6 +2,7 @@
  * The head of a language model: logits = hidden weightᵀ, and their cross-entropy, in chunks of rows, so that all logits
  * never exist at once. It knows no model; the loss is a sum, weighted by a number that the caller gives as data.
  */
+import { exampleIds } from "./examples.ts";
 import {
   apply,
   type Call,
@@ -118,6 +119,7 @@ const lossOp: Op<Attrs> = {
   infer,
   kernels: (call, device) => candidates(call, device, false),
   cost: (call) => cost(call, 1),
+  examples,
   vjp({ inputs: [hidden, weight, targets, scale], attrs }, [gradient, rowGradients], into) {
     if (rowGradients !== null) throw new Error("Cannot differentiate rowLosses of linear_cross_entropy: use its loss");
     const factor = multiply(scale, gradient!);
@@ -132,6 +134,7 @@ const gradientsOp: Op<Attrs> = {
   infer: (inputs, attrs) => [...infer(inputs, attrs), inputs[0], inputs[1]],
   kernels: (call, device) => candidates(call, device, true),
   cost: (call) => cost(call, 3),
+  examples,
   inPlace: ({ attrs }): Record<number, number> => attrs.accumulate ? { 3: 4 } : {},
 };
 
@@ -140,6 +143,10 @@ function cost({ inputs: [hidden, weight] }: Call<Attrs>, products: number) {
   const entries = weight.shape[0];
   const elements = rows * columns + entries * columns + 2 * rows * entries;
   return { flops: 2 * products * rows * columns * entries, bytes: 4 * products * elements };
+}
+
+function examples({ inputs: [, , targets], attrs }: Call<Attrs>) {
+  return { 2: Int32Array.from(exampleIds(targets.shape[0], attrs.vocabulary)) };
 }
 
 /** One candidate for each way to multiply; the rows' kernel goes with subgroups where the adapter has them. */

@@ -3,16 +3,13 @@ import type { Command } from "./assemble.ts";
 import type { Device } from "./device.ts";
 
 export interface SubmitOptions {
-  /** How often the whole list is encoded; all of it goes in one submit where nothing cuts it. Default: once. */
-  readonly times?: number;
   readonly onSegment?: (index: number) => void;
-  /** Timestamps of a dispatch, counted over all repeats: it then gets a pass of its own. */
+  /** Timestamps of a dispatch, counted from 0: it then gets a pass of its own. */
   readonly stamp?: (dispatch: number) => GPUComputePassTimestampWrites | undefined;
 }
 
 /** Submits all commands in their order. Returns before the GPU is done. */
-export function submit(device: Device, commands: readonly Command[], options: SubmitOptions = {}): void {
-  const { times = 1, onSegment, stamp } = options;
+export function submit(device: Device, commands: readonly Command[], { onSegment, stamp }: SubmitOptions = {}): void {
   let encoder = device.gpu.createCommandEncoder();
   let pass: GPUComputePassEncoder | null = null;
   let segment = 0;
@@ -26,23 +23,21 @@ export function submit(device: Device, commands: readonly Command[], options: Su
     device.gpu.queue.submit([encoder.finish()]);
     onSegment?.(segment++);
   };
-  for (let time = 0; time < times; time++) {
-    for (const command of commands) {
-      if (command.kind === "cut") {
-        cut();
-        encoder = device.gpu.createCommandEncoder();
-      } else if (command.kind === "dispatch") {
-        const timestampWrites = stamp?.(dispatched++);
-        if (timestampWrites !== undefined) endPass();
-        pass ??= encoder.beginComputePass({ timestampWrites });
-        pass.setPipeline(command.pipeline);
-        pass.setBindGroup(0, command.group);
-        pass.dispatchWorkgroups(...command.dispatch.workgroups);
-        if (timestampWrites !== undefined) endPass();
-      } else {
-        endPass();
-        encodeCopy(encoder, command);
-      }
+  for (const command of commands) {
+    if (command.kind === "cut") {
+      cut();
+      encoder = device.gpu.createCommandEncoder();
+    } else if (command.kind === "dispatch") {
+      const timestampWrites = stamp?.(dispatched++);
+      if (timestampWrites !== undefined) endPass();
+      pass ??= encoder.beginComputePass({ timestampWrites });
+      pass.setPipeline(command.pipeline);
+      pass.setBindGroup(0, command.group);
+      pass.dispatchWorkgroups(...command.dispatch.workgroups);
+      if (timestampWrites !== undefined) endPass();
+    } else {
+      endPass();
+      encodeCopy(encoder, command);
     }
   }
   cut();
