@@ -5,7 +5,14 @@
  * Forward by online softmax, backward by recomputation from the log-sum-exp (Dao et al. 2022); what lies outside of a
  * row's range is skipped, so cost grows with the sum of squared document lengths.
  */
-import type { AttentionKernel, AttentionShape, AttentionVariant, Pass } from "./attention_shared.ts";
+import {
+  type AttentionKernel,
+  type AttentionShape,
+  type AttentionVariant,
+  gradientsOf,
+  type OperandPlace,
+  type Pass,
+} from "./attention_shared.ts";
 import { laneVariant } from "./attention_lanes.ts";
 import { plainVariant } from "./attention_plain.ts";
 import { registerVariant } from "./attention_registers.ts";
@@ -27,6 +34,7 @@ import {
   type TensorType,
 } from "./gpu/graph.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
+import { coverRows, fitsTexture, type Heads, headsOf, headsTexture, placeOf } from "./heads.ts";
 
 export interface AttentionOptions {
   /** Factor of the scores, usually 1 / √D. */
@@ -41,30 +49,48 @@ interface Attributes {
   readonly scale: number;
   readonly dropout: { readonly rate: number; readonly site: number } | null;
   readonly longest: number;
+  /** Of q, k and v. */
+  readonly places: readonly OperandPlace[];
 }
 
 /**
  * q (N, H, D); k and v (N, KVH, D), H a multiple of KVH; starts (N) u32, never falling, starts[n] ≤ n → (N, H, D).
- * D is a multiple of 4 from 4 to 128.
+ * D is a multiple of 4 from 4 to 128. Each of q, k and v may also be heads within wider rows (`headsIn`): they are read in
+ * place, and operands of one tensor have one gradient.
  *
  * @throws RangeError for other shapes, or a dropout rate outside of [0, 1). Compiling it throws RangeError for tensors larger
  * than the adapter binds, and for documents too long for the loops of a CPU driver: some 49,000 rows.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, options: AttentionOptions): Tensor {
+export function attention(
+  q: Tensor | Heads,
+  k: Tensor | Heads,
+  v: Tensor | Heads,
+  starts: Tensor,
+  options: AttentionOptions,
+): Tensor {
   return attentionWithLse(q, k, v, starts, options).o;
 }
 
 /** The same, and lse (N, H): the logarithm to base 2 of each row's sum of exponentials of scaled scores. */
 export function attentionWithLse(
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
+  q: Tensor | Heads,
+  k: Tensor | Heads,
+  v: Tensor | Heads,
   starts: Tensor,
-  { scale, dropout, longest = q.shape[0] }: AttentionOptions,
+  { scale, dropout, longest = starts.shape[0] }: AttentionOptions,
 ): { readonly o: Tensor; readonly lse: Tensor } {
   const dropped = dropout !== undefined && dropout.rate !== 0;
-  const attributes = { scale, dropout: dropped ? { rate: dropout.rate, site: dropout.site } : null, longest };
-  const inputs = dropped ? [q, k, v, starts, dropout.counter] : [q, k, v, starts];
+  const operands = [q, k, v].map((operand) => ({ ...headsOf(operand) }));
+  // Heads that are a whole row have a gradient of their own, though another operand be the same tensor.
+  const owners = operands.map((heads) => heads.heads * heads.width === heads.stride ? heads : heads.tensor.base);
+  const distinct = [...new Set<unknown>(owners)];
+  const attributes: Attributes = {
+    scale,
+    dropout: dropped ? { rate: dropout.rate, site: dropout.site } : null,
+    longest,
+    places: operands.map((heads, i) => ({ ...placeOf(heads), gradient: distinct.indexOf(owners[i]) })),
+  };
+  const inputs = [...operands.map(({ tensor }) => tensor), starts, ...(dropped ? [dropout.counter] : [])];
   const [o, lse] = apply(attentionOp, inputs, attributes);
   return { o, lse };
 }
@@ -73,36 +99,46 @@ export function attentionWithLse(
 const attentionOp: Op<Attributes> = {
   name: "attention",
   infer(inputs, attributes) {
-    const [q] = inputs;
     check(inputs, attributes);
-    return [q, { shape: q.shape.slice(0, 2), dtype: "f32" }];
+    const [rows] = inputs[0].shape;
+    const { heads, width } = attributes.places[0];
+    return [{ shape: [rows, heads, width], dtype: "f32" }, { shape: [rows, heads], dtype: "f32" }];
   },
   kernels(call, device) {
-    const [q, k, v, starts, ...counter] = call.inputs;
+    const [, , , starts, ...counter] = call.inputs;
     return variants(call, device).map((variant) => [
-      dispatch("attention forward", variant, "forward", [q, k, v], [starts, ...counter], call.outputs),
+      dispatch("attention forward", variant, "forward", operandsOf(call), [starts, ...counter], call.outputs),
     ]);
   },
   cost: (call) => cost(call, 2),
   examples,
   vjp(call, [dy]) {
     if (dy === null) return [];
-    const [q, k, v, starts, ...counter] = call.inputs;
-    const [o, lse] = call.outputs;
-    return [...apply(attentionBackwardOp, [q, k, v, starts, ...counter, o, lse, dy], call.attrs)];
+    const gradients = apply(attentionBackwardOp, [...call.inputs, ...call.outputs, dy], call.attrs);
+    return call.attrs.places.map(({ gradient }, i) => ownsGradient(call.attrs, i) ? gradients[gradient] : null);
   },
 };
 
-/** Inputs: q, k, v, starts, [counter], o, lse, dy. Outputs: dq, dk, dv. */
+/** Inputs: q, k, v, starts, [counter], o, lse, dy. Outputs: gradients of the tensors that q, k and v lie in. */
 const attentionBackwardOp: Op<Attributes> = {
   name: "attention_backward",
-  infer: ([q, k, v]) => [q, k, v],
+  infer: (inputs, attributes) => inputs.slice(0, 3).filter((_, i) => ownsGradient(attributes, i)),
   kernels(call, device) {
-    const [q, k, v, starts, ...rest] = call.inputs;
+    const [, , , starts, ...rest] = call.inputs;
     const [o, lse, dy] = rest.slice(-3);
     const counter = rest.slice(0, -3);
-    const [dq, dk, dv] = call.outputs;
-    const [rows, heads, width] = q.shape;
+    const [rows, heads, width] = o.shape;
+    const shape = shapeOf(call.attrs);
+    const operands = [...operandsOf(call), headsOf(dy)];
+    const pass = (label: string, variant: AttentionVariant, name: Pass, statistics: Scratch) =>
+      dispatch(
+        label,
+        variant,
+        name,
+        operands,
+        [statistics, ...counter],
+        gradientsOf(shape, name).map((i) => call.outputs[i]),
+      );
     return variants(call, device).map((variant) => {
       const statistics = scratch([rows, heads, 4], "u32");
       return [
@@ -113,9 +149,9 @@ const attentionBackwardOp: Op<Attributes> = {
           bindings: [...[o, dy, lse, starts].map(read), { tensor: statistics, access: "read_write" }],
           uniforms: [rows],
         },
-        dispatch("attention dq", variant, "queries", [q, k, v, dy], [statistics, ...counter], [dq]),
+        pass("attention dq", variant, "queries", statistics),
         ...headRanges(call, variant, device).map(([FIRST_HEAD, END_HEAD]) => {
-          const all = dispatch("attention dk dv", variant, "keys", [q, k, v, dy], [statistics, ...counter], [dk, dv]);
+          const all = pass("attention dk dv", variant, "keys", statistics);
           return { ...all, wgsl: wgsl(all.wgsl, { FIRST_HEAD, END_HEAD }) };
         }),
       ];
@@ -125,10 +161,23 @@ const attentionBackwardOp: Op<Attributes> = {
   examples,
 };
 
+/** Whether operand i is the first of those that share its gradient. */
+function ownsGradient({ places }: Attributes, i: number): boolean {
+  return places.findIndex(({ gradient }) => gradient === places[i].gradient) === i;
+}
+
+function operandsOf({ inputs, attrs }: Call<Attributes>): Heads[] {
+  return attrs.places.map((place, i) => ({ ...place, tensor: inputs[i] }));
+}
+
+function shapeOf({ scale, dropout, places: [q, k, v] }: Attributes): AttentionShape {
+  return { heads: q.heads, keyHeads: k.heads, width: q.width, scale, dropout, q, k, v };
+}
+
 function variants(call: Call<Attributes>, device: Capabilities): AttentionVariant[] {
-  const [q, k, v] = call.inputs;
+  const operands = operandsOf(call);
   const { maxStorageBufferBindingSize } = device.limits;
-  for (const tensor of [q, k, v]) {
+  for (const { tensor } of operands) {
     if (byteLength(tensor) > maxStorageBufferBindingSize) {
       throw new RangeError(
         `Cannot bind ${formatType(tensor)} in attention: ${byteLength(tensor)} bytes, the adapter binds ` +
@@ -136,12 +185,11 @@ function variants(call: Call<Attributes>, device: Capabilities): AttentionVarian
       );
     }
   }
-  const [, heads, width] = q.shape;
-  const shape: AttentionShape = { heads, keyHeads: k.shape[1], width, ...call.attrs };
+  const shape = shapeOf(call.attrs);
   const lanes = SUBGROUPS.includes(device.subgroupSize) ? laneVariant(shape, device.subgroupSize, false) : null;
   const tiles = tileVariant(shape, device.limits.maxComputeWorkgroupStorageSize);
-  const registers = registerVariant(shape, width <= 64 ? 4 : 2);
-  const textured = device.cpu && lanes && fitsTextures([q, k], device)
+  const registers = registerVariant(shape, shape.width <= 64 ? 4 : 2);
+  const textured = device.cpu && lanes && operands.every((heads) => fitsTexture(heads, device))
     ? laneVariant(shape, device.subgroupSize, true)
     : null;
   const ordered = device.cpu ? [textured, lanes, registers, tiles] : [tiles, lanes, registers];
@@ -172,8 +220,8 @@ function iterations(call: Call<Attributes>, kernel: AttentionKernel): number {
 
 /** Heads of a group that one dispatch goes through: as many as the adapter's loops allow. */
 function headRanges(call: Call<Attributes>, { keys }: AttentionVariant, device: Capabilities): [number, number][] {
-  const [q, k] = call.inputs;
-  const group = q.shape[1] / k.shape[1];
+  const [q, k] = call.attrs.places;
+  const group = q.heads / k.heads;
   const most = Math.min(group, Math.floor(device.loopIterations / iterations(call, keys)));
   return Array.from({ length: Math.ceil(group / most) }, (_, i) => [i * most, Math.min(group, (i + 1) * most)]);
 }
@@ -181,34 +229,22 @@ function headRanges(call: Call<Attributes>, { keys }: AttentionVariant, device: 
 /** Subgroup sizes the lane kernels serve. */
 const SUBGROUPS: readonly number[] = [4, 8, 16, 32, 64];
 
-/** Texture rows are copied by multiples of 256 bytes, and a texture has its greatest extent. */
-function fitsTextures(operands: readonly Tensor[], { limits }: Capabilities): boolean {
-  return operands.every(({ shape: [rows, heads, width] }) =>
-    heads * width % 64 === 0 && heads * width / 4 <= limits.maxTextureDimension2D &&
-    rows <= limits.maxTextureDimension2D
-  );
-}
-
 function dispatch(
   label: string,
   variant: AttentionVariant,
   pass: Pass,
-  operands: readonly Tensor[],
+  operands: readonly Heads[],
   reads: readonly (Tensor | Scratch)[],
   writes: readonly Tensor[],
 ): Dispatch {
   const kernel: AttentionKernel = variant[pass];
-  const rows = operands[0].shape[0];
-  const operand = (tensor: Tensor): Binding =>
-    variant.textures
-      ? { tensor, access: "read", as: { texture: "rgba32float", rowLength: tensor.shape[1] * tensor.shape[2] } }
-      : read(tensor);
+  const [rows] = operands[0].tensor.shape;
   return {
     label: `${label} (${variant.name})`,
     wgsl: kernel.wgsl,
     workgroups: kernel.workgroups(rows),
     bindings: [
-      ...operands.map(operand),
+      ...operands.map((heads) => variant.textures ? headsTexture(heads) : read(heads.tensor)),
       ...reads.map(read),
       ...writes.map((tensor): Binding => ({ tensor, access: "read_write" })),
     ],
@@ -222,25 +258,30 @@ function read(tensor: Tensor | Scratch): Binding {
 
 /** As if all documents were as long as the longest. `products` counts matrix products of half a square. */
 function cost(call: Call<Attributes>, products: number): { flops: number; bytes: number } {
-  const [rows, heads, width] = call.inputs[0].shape;
-  const bytes = [...call.inputs, ...call.outputs].reduce((sum, tensor) => sum + byteLength(tensor), 0);
-  return { flops: products * heads * width * rows * (longest(call) + 1), bytes };
+  const { heads, width } = call.attrs.places[0];
+  const bytes = [...new Set([...call.inputs, ...call.outputs])].reduce((sum, tensor) => sum + byteLength(tensor), 0);
+  return { flops: products * heads * width * call.inputs[0].shape[0] * (longest(call) + 1), bytes };
 }
 
-function check(inputs: readonly TensorType[], { dropout }: Attributes): void {
-  const [q, k, v, starts, counter] = inputs;
+function check(inputs: readonly TensorType[], { dropout, places }: Attributes): void {
+  const [q, , , starts, counter] = inputs;
   const refuse = (why: string) => {
-    throw new RangeError(`Cannot apply attention to ${inputs.map(formatType).join(", ")}: ${why}`);
+    const operands = places.map(({ heads, width }, i) => `${heads} heads of ${width} in ${formatType(inputs[i])}`);
+    const rest = inputs.slice(3).map(formatType);
+    throw new RangeError(`Cannot apply attention to ${[...operands, ...rest].join(", ")}: ${why}`);
   };
-  if ([q, k, v].some((tensor) => tensor.shape.length !== 3 || tensor.dtype !== "f32")) {
-    refuse("q, k and v are (rows, heads, width) f32");
-  }
-  const [rows, heads, width] = q.shape;
-  if (k.shape.join() !== v.shape.join() || k.shape[0] !== rows || k.shape[2] !== width) {
+  const [{ heads, width }, keys, values] = places;
+  const [rows] = q.shape;
+  if (inputs.slice(0, 3).some(({ dtype }) => dtype !== "f32")) refuse("q, k and v are f32");
+  const alike = keys.heads === values.heads && keys.width === width && values.width === width;
+  if (!alike || inputs.slice(1, 3).some(({ shape }) => shape[0] !== rows)) {
     refuse("q, k and v agree in rows and width, k and v in heads");
   }
-  if (heads % k.shape[1] !== 0) refuse("query heads are a multiple of key heads");
+  if (heads % keys.heads !== 0) refuse("query heads are a multiple of key heads");
   if (width % 4 !== 0 || width < 4 || width > 128) refuse("the head width is a multiple of 4 up to 128");
+  if (!places.every(({ gradient }) => coverRows(places.filter((other) => other.gradient === gradient)))) {
+    refuse("heads of one tensor together are all of its columns, each once, or one operand is");
+  }
   if (starts.shape.join() !== `${rows}` || starts.dtype !== "u32") refuse("starts is (rows) u32");
   if (dropout === null) return;
   if (!(dropout.rate > 0 && dropout.rate < 1)) refuse(`a dropout rate is in [0, 1), not ${dropout.rate}`);

@@ -6,7 +6,6 @@
  * Online softmax: Milakov and Gimelshein 2018; tiles and the backward pass by recomputation: Dao et al. 2022.
  */
 import {
-  added,
   type AttentionShape,
   type AttentionVariant,
   declarations,
@@ -70,7 +69,7 @@ class LaneText {
     ${this.#product(rows, [["o", "s", "v", "k0"]], "key_first", "row_end")}
   }
   ${range(rows).map((i) => `${this.#reduce("+", `z${i}`)} let r${i} = 1.0 / z${i};`).join("\n  ")}
-  ${this.#store(rows, "o", "HEADS", "head", (i) => `r${i}`)}
+  ${this.#store(rows, "o", "q0", (i) => `r${i}`)}
   ${this.#holdings(rows, (t) => `var l${t} = 0.0;`)}
   ${
       range(rows).map((i) => `if (lane == ${i % this.lanes}u) { ${this.#held("l", i)} = m${i} + log2(z${i}); }`).join(
@@ -107,7 +106,7 @@ class LaneText {
     }
     ${this.#product(rows, [["o", "s", "k", "k0"]], "key_first", "row_end")}
   }
-  ${this.#store(rows, "dq", "HEADS", "head", () => "SCALE", "o")}
+  ${this.#store(rows, "dq", "q0", () => "SCALE", "o")}
 }`;
   }
 
@@ -146,8 +145,8 @@ class LaneText {
       ${this.#product(rows, [["o", "s", "dy", "q0"], ["e", "p", "q", "q0"]], "query_first", "u.rows")}
     }
   }
-  ${this.#store(rows, "dv", "KEY_HEADS", "key_head", () => "1.0", "o")}
-  ${this.#store(rows, "dk", "KEY_HEADS", "key_head", () => "SCALE", "e")}
+  ${this.#store(rows, "dv", "k0", () => "1.0", "o")}
+  ${this.#store(rows, "dk", "k0", () => "SCALE", "e")}
 }`;
   }
 
@@ -258,24 +257,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     return (j + 1) * this.lanes > this.shape.width / 4 ? `min(${vector}, VECTORS - 1u)` : vector;
   }
 
-  #store(
-    rows: number,
-    out: string,
-    heads: string,
-    head: string,
-    factor: (i: number) => string,
-    from = out,
-  ): string {
+  #store(rows: number, out: string, vector: string, factor: (i: number) => string, from = out): string {
     return range(rows).map((i) => {
       const stores = range(this.vectors).map((j) => {
-        const place = `at + ${j * this.lanes}u`;
-        const store = `${out}[${place}] = ${added(out, place)}${from}${i}_${j} * ${factor(i)};`;
+        const column = `lane + ${j * this.lanes}u`;
+        const store = `set_${out}(${vector} + ${column}, row0 + ${i}u, ${from}${i}_${j} * ${factor(i)});`;
         const ragged = (j + 1) * this.lanes > this.shape.width / 4;
-        return ragged ? `if (lane + ${j * this.lanes}u < VECTORS) { ${store} }` : store;
+        return ragged ? `if (${column} < VECTORS) { ${store} }` : store;
       });
-      return `if (row0 + ${i}u < u.rows) { let at = ((row0 + ${i}u) * ${heads} + ${head}) * VECTORS + lane; ${
-        stores.join(" ")
-      } }`;
+      return `if (row0 + ${i}u < u.rows) { ${stores.join(" ")} }`;
     }).join("\n  ");
   }
 

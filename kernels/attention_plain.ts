@@ -63,7 +63,7 @@ function forward(kept: string): string {
     let used = weight${kept};
     for (var d = 0u; d < VECTORS; d++) { total[d] = total[d] * shrink + used * v_at(k0 + d, key); }
   }
-  for (var d = 0u; d < VECTORS; d++) { o[index * VECTORS + d] = total[d] / z; }
+  for (var d = 0u; d < VECTORS; d++) { set_o(q0 + d, row, total[d] / z); }
   lse[index] = top + log2(z);`;
 }
 
@@ -84,7 +84,7 @@ function queries(kept: string): string {
     let change = weight * (sum(slope)${kept} - bitcast<f32>(known.y)) * SCALE;
     for (var d = 0u; d < VECTORS; d++) { total[d] += change * k_at(k0 + d, key); }
   }
-  for (var d = 0u; d < VECTORS; d++) { dq[index * VECTORS + d] = total[d]; }`;
+  for (var d = 0u; d < VECTORS; d++) { set_dq(q0 + d, row, total[d]); }`;
 }
 
 /** Here the row is a key; the queries that see it end where a document starts after it. */
@@ -114,8 +114,7 @@ function keys(kept: string): string {
     }
   }
   for (var d = 0u; d < VECTORS; d++) {
-    let at = index * VECTORS + d;
-    dk[at] = select(vec4f(), dk[at], FIRST_HEAD > 0u) + k_total[d];
-    dv[at] = select(vec4f(), dv[at], FIRST_HEAD > 0u) + v_total[d];
+    set_dk(k0 + d, row, k_total[d]);
+    set_dv(k0 + d, row, v_total[d]);
   }`;
 }

@@ -3,7 +3,6 @@
  * each vector it loads serves them all. It knows no tensor.
  */
 import {
-  added,
   type AttentionShape,
   type AttentionVariant,
   declarations,
@@ -68,11 +67,7 @@ function forward(shape: AttentionShape, rows: number): string {
     ${columns.map((d) => `let v${d} = v_at(k0 + ${d}u, key);`).join(" ")}
     ${range(rows).map(step).join("\n    ")}
   }
-  ${
-    store("o", "HEADS", "head", shape, rows, (i) =>
-      `1.0 / z${i}`, (i) =>
-      ` lse[row${i} * HEADS + head] = m${i} + log2(z${i});`)
-  }`;
+  ${store("o", "q0", shape, rows, (i) => `1.0 / z${i}`, (i) => ` lse[row${i} * HEADS + head] = m${i} + log2(z${i});`)}`;
 }
 
 function queries(shape: AttentionShape, rows: number): string {
@@ -94,7 +89,7 @@ function queries(shape: AttentionShape, rows: number): string {
     ${dots(shape, rows, "p", "dy", "v", "k0", "key")}
     ${range(rows).map(step).join("\n    ")}
   }
-  ${store("dq", "HEADS", "head", shape, rows, () => "SCALE")}`;
+  ${store("dq", "q0", shape, rows, () => "SCALE")}`;
 }
 
 /** Here the rows held are keys. */
@@ -129,8 +124,8 @@ function keys(shape: AttentionShape, rows: number): string {
       ${range(rows).map(step).join("\n      ")}
     }
   }
-  ${store("dv", "KEY_HEADS", "key_head", shape, rows, () => "1.0")}
-  ${store("dk", "KEY_HEADS", "key_head", shape, rows, () => "SCALE", () => "", "e")}`;
+  ${store("dv", "k0", shape, rows, () => "1.0")}
+  ${store("dk", "k0", shape, rows, () => "SCALE", () => "", "e")}`;
 }
 
 function headOfQueries(): string {
@@ -169,8 +164,7 @@ function dots(
 
 function store(
   out: string,
-  heads: string,
-  head: string,
+  vector: string,
   { width }: AttentionShape,
   rows: number,
   factor: (i: number) => string,
@@ -178,12 +172,8 @@ function store(
   from = "o",
 ): string {
   return range(rows).map((i) =>
-    `if (first_row + ${i}u < u.rows) { let at = (row${i} * ${heads} + ${head}) * VECTORS; let factor = ${factor(i)};${
-      more(i)
-    } ${
-      range(width / 4).map((d) => `${out}[at + ${d}u] = ${added(out, `at + ${d}u`)}${from}${i}_${d} * factor;`).join(
-        " ",
-      )
+    `if (first_row + ${i}u < u.rows) { let factor = ${factor(i)};${more(i)} ${
+      range(width / 4).map((d) => `set_${out}(${vector} + ${d}u, row${i}, ${from}${i}_${d} * factor);`).join(" ")
     } }`
   ).join("\n  ");
 }

@@ -3,7 +3,14 @@
  * knows no way of computing attention.
  */
 import { f32 } from "./gpu/wgsl.ts";
+import { type HeadsPlace, vectorIndex } from "./heads.ts";
 import { philox, PHILOX_WGSL } from "./random.ts";
+
+/** Where the heads of an operand lie, and those of its gradient. */
+export interface OperandPlace extends HeadsPlace {
+  /** Which of the backward pass's outputs its gradient lies in: operands of one tensor share one. */
+  readonly gradient: number;
+}
 
 /** What an attention shader is specialised by. */
 export interface AttentionShape {
@@ -13,6 +20,9 @@ export interface AttentionShape {
   readonly width: number;
   readonly scale: number;
   readonly dropout: { readonly rate: number; readonly site: number } | null;
+  readonly q: OperandPlace;
+  readonly k: OperandPlace;
+  readonly v: OperandPlace;
 }
 
 /** One shader and its grid for a number of rows. */
@@ -26,9 +36,9 @@ export interface AttentionKernel {
 /**
  * Forward and backward in one manner. Bindings, in order:
  * forward: q, k, v, starts, [counter], o, lse;
- * queries (gradient of q): q, k, v, dy, statistics, [counter], dq;
- * keys (gradients of k and v): q, k, v, dy, statistics, [counter], dk, dv. Its text goes through heads FIRST_HEAD to
- * END_HEAD of the group, which it doesn't declare, and adds to dk and dv where the first isn't 0.
+ * queries (gradient of q): q, k, v, dy, statistics, [counter], the tensor dq lies in;
+ * keys (gradients of k and v): q, k, v, dy, statistics, [counter], the tensors dk and dv lie in. Its text goes through
+ * heads FIRST_HEAD to END_HEAD of the group, which it doesn't declare, and adds to dk and dv where the first isn't 0.
  */
 export interface AttentionVariant {
   readonly name: string;
@@ -45,10 +55,12 @@ const READS: Readonly<Record<Pass, readonly string[]>> = {
   queries: ["q", "k", "v", "dy", "statistics"],
   keys: ["q", "k", "v", "dy", "statistics"],
 };
-const WRITES: Readonly<Record<Pass, readonly string[]>> = {
-  forward: ["o", "lse"],
-  queries: ["dq"],
-  keys: ["dk", "dv"],
+
+/** Operands whose gradients a pass makes. */
+const GRADIENTS: Readonly<Record<Pass, readonly ("q" | "k" | "v")[]>> = {
+  forward: [],
+  queries: ["q"],
+  keys: ["k", "v"],
 };
 
 const ELEMENTS: Readonly<Record<string, string>> = { starts: "u32", statistics: "vec4u", lse: "f32" };
@@ -59,29 +71,25 @@ export function iterationsOf(rounds: number, inner = 0): number {
   return rounds * (1 + inner) + 1;
 }
 
-/** What a store to an output adds to: only keys' outputs are made by several dispatches. */
-export function added(output: string, place: string): string {
-  return output === "dk" || output === "dv" ? `select(vec4f(), ${output}[${place}], FIRST_HEAD > 0u) + ` : "";
+/** The outputs of the backward pass, by number, that a pass writes to. */
+export function gradientsOf(shape: AttentionShape, pass: Pass): readonly number[] {
+  return [...new Set(GRADIENTS[pass].map((name) => shape[name].gradient))];
 }
 
 /**
- * Declarations of a pass. `q_at(vector, row)` and its like read operand vectors: rows are those of the operand, VECTORS
- * of them a head. `statistics` holds a vec4u a row and head: lse and delta as bits, the row's start, 0.
+ * Declarations of a pass. `q_at(vector, row)` and its like read operand vectors, VECTORS of them a head; `set_o(vector, row,
+ * value)` and its like store results. `statistics` holds a vec4u a row and head: lse and delta as bits, the row's start, 0.
  */
 export function declarations(shape: AttentionShape, pass: Pass, textures: boolean): string {
   const { heads, keyHeads, width, scale, dropout } = shape;
   const reads = [...READS[pass], ...(dropout ? ["counter"] : [])];
-  const bindings = [...reads, ...WRITES[pass]].map((name, index) => {
+  const writes = pass === "forward" ? ["o", "lse"] : gradientsOf(shape, pass).map((gradient) => `d${gradient}`);
+  const bindings = [...reads, ...writes].map((name, index) => {
     const prefix = `@group(0) @binding(${index}) var`;
     if (textures && OPERANDS.includes(name)) return `${prefix} ${name}: texture_storage_2d<rgba32float, read>;`;
     const access = index < reads.length ? "read" : "read_write";
     if (name === "counter") return `${prefix}<storage, read> counter: array<u32>;`;
     return `${prefix}<storage, ${access}> ${name}: array<${ELEMENTS[name] ?? "vec4f"}>;`;
-  });
-  const accessors = READS[pass].filter((name) => OPERANDS.includes(name)).map((name) => {
-    const stride = (name === "k" || name === "v" ? keyHeads : heads) * width / 4;
-    const value = textures ? `textureLoad(${name}, vec2u(vector, row))` : `${name}[row * ${stride}u + vector]`;
-    return `fn ${name}_at(vector: u32, row: u32) -> vec4f { return ${value}; }`;
   });
   return `struct Uniforms { rows: u32 }
 ${bindings.join("\n")}
@@ -93,8 +101,36 @@ const VECTORS = ${width / 4}u;
 const SCALE = ${f32(scale)};
 const SCALE_LOG2 = ${f32(scale * Math.LOG2E)};
 const MASKED = -1e30;
-${accessors.join("\n")}
+${accessors(shape, pass, textures).join("\n")}
 ${dropout ? dropoutText(dropout) : ""}`;
+}
+
+function accessors(shape: AttentionShape, pass: Pass, textures: boolean): string[] {
+  const { q, k, v, heads, width } = shape;
+  const own = { first: 0, heads, width, stride: heads * width };
+  const places: Readonly<Record<string, HeadsPlace>> = { q, k, v, dy: own };
+  const loads = READS[pass].filter((name) => OPERANDS.includes(name)).map((name) => {
+    const at = vectorIndex(places[name], "row", "vector");
+    const value = textures ? `textureLoad(${name}, vec2u(vector, row))` : `${name}[${at}]`;
+    return `fn ${name}_at(vector: u32, row: u32) -> vec4f { return ${value}; }`;
+  });
+  const setter = (name: string, place: HeadsPlace, into: string, added: string) =>
+    `fn set_${name}(vector: u32, row: u32, value: vec4f) {
+  let at = ${vectorIndex(place, "row", "vector")};
+  ${into}[at] = ${added}value;
+}`;
+  if (pass === "forward") return [...loads, setter("o", own, "o", "")];
+  const stores = GRADIENTS[pass].map((name) => {
+    const into = `d${shape[name].gradient}`;
+    // Only keys' results are made by several dispatches.
+    return setter(
+      `d${name}`,
+      shape[name],
+      into,
+      pass === "keys" ? `select(vec4f(), ${into}[at], FIRST_HEAD > 0u) + ` : "",
+    );
+  });
+  return [...loads, ...stores];
 }
 
 /**

@@ -3,7 +3,6 @@
  * each makes four rows' scores for its keys, then four rows' sums for its columns of the head. It knows no tensor.
  */
 import {
-  added,
   type AttentionShape,
   type AttentionVariant,
   declarations,
@@ -94,7 +93,7 @@ class TileText {
   if (tx == 0u && row_first + ty * EACH + ${i}u < u.rows) { lse[row${i} * HEADS + head] = m${i} + log2(total${i}); }`
       )
     }
-  ${this.#store("o", "HEADS", "head", (i) => `1.0 / total${i}`)}
+  ${this.#store("o", "q0", (i) => `1.0 / total${i}`)}
 }`;
   }
 
@@ -118,7 +117,7 @@ class TileText {
     workgroupBarrier();
     ${this.#product([["o", "weights", "a"]])}
   }
-  ${this.#store("dq", "HEADS", "head", () => "SCALE", "o")}
+  ${this.#store("dq", "q0", () => "SCALE", "o")}
 }`;
   }
 
@@ -161,8 +160,8 @@ class TileText {
       ${this.#product([["o", "weights", "b"], ["e", "slopes", "a"]])}
     }
   }
-  ${this.#store("dv", "KEY_HEADS", "key_head", () => "1.0", "o")}
-  ${this.#store("dk", "KEY_HEADS", "key_head", () => "SCALE", "e")}
+  ${this.#store("dv", "k0", () => "1.0", "o")}
+  ${this.#store("dk", "k0", () => "SCALE", "e")}
 }`;
   }
 
@@ -272,16 +271,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     return (c + 1) * SIDE > this.shape.width / 4 ? `min(${vector}, VECTORS - 1u)` : vector;
   }
 
-  #store(out: string, heads: string, head: string, factor: (i: number) => string, from = out): string {
+  #store(out: string, vector: string, factor: (i: number) => string, from = out): string {
     return this.#eachRow((i) => {
-      const stores = range(this.vectors).map((c) =>
-        `if (tx + ${c * SIDE}u < VECTORS) { ${out}[at + ${c * SIDE}u] = ${
-          added(out, `at + ${c * SIDE}u`)
-        }${from}${i}_${c} * factor; }`
-      );
-      return `if (row_first + ty * EACH + ${i}u < u.rows) { let at = (row${i} * ${heads} + ${head}) * VECTORS + tx; let factor = ${
-        factor(i)
-      }; ${stores.join(" ")} }`;
+      const stores = range(this.vectors).map((c) => {
+        const column = `tx + ${c * SIDE}u`;
+        return `if (${column} < VECTORS) { set_${out}(${vector} + ${column}, row${i}, ${from}${i}_${c} * factor); }`;
+      });
+      return `if (row_first + ty * EACH + ${i}u < u.rows) { let factor = ${factor(i)}; ${stores.join(" ")} }`;
     });
   }
 }

@@ -21,6 +21,7 @@ import { read, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import combineSource from "./paged_combine.wgsl" with { type: "text" };
 import plainSource from "./paged_plain.wgsl" with { type: "text" };
+import { type Heads, headsOf, type HeadsPlace, placeOf, vectorIndex } from "./heads.ts";
 import { pagedIterations, pagedShader, type PagedShape, type PagedTile } from "./paged_shader.ts";
 import writeSource from "./paged_write.wgsl" with { type: "text" };
 
@@ -39,17 +40,18 @@ const BUSY = 512;
 const SHORTEST_SPLIT = 64;
 
 /**
- * Row n of x (N, KVH, D) goes to row slots[n] of the cache (slots, KVH, D), in place; NO_SLOT writes nothing. slots is
+ * Row n of x (N, KVH, D), or of heads within wider rows, goes to row slots[n] of the cache (slots, KVH, D), in place; NO_SLOT writes nothing. slots is
  * (N) u32, without repeats. Returns the cache as it then is.
  *
  * @throws RangeError for other shapes.
  */
-export function writeKeyValue(cache: Tensor, x: Tensor, slots: Tensor): Tensor {
-  return apply(writeOp, [cache, x, slots], undefined)[0];
+export function writeKeyValue(cache: Tensor, x: Tensor | Heads, slots: Tensor): Tensor {
+  const heads = headsOf(x);
+  return apply(writeOp, [cache, heads.tensor, slots], placeOf(heads))[0];
 }
 
 /**
- * Row n of q (N, H, D) attends to positions 0 to positions[n] of sequence sequences[n], both (N) u32. Position p of
+ * Row n of q (N, H, D), or of heads within wider rows, attends to positions 0 to positions[n] of sequence sequences[n], both (N) u32. Position p of
  * sequence s is slot blockTable[s, p / blockSize] · blockSize + p % blockSize of keys and values (slots, KVH, D);
  * blockTable is (S, B) u32. H is a multiple of KVH, D a multiple of 4 up to 128. It has no gradient. Rows that only pad a
  * batch want a valid sequence and position 0. Fastest where rows of one sequence stand together.
@@ -59,7 +61,7 @@ export function writeKeyValue(cache: Tensor, x: Tensor, slots: Tensor): Tensor {
  * sequences too long for the loops of a CPU driver: some 90,000 positions.
  */
 export function pagedAttention(
-  q: Tensor,
+  q: Tensor | Heads,
   keys: Tensor,
   values: Tensor,
   blockTable: Tensor,
@@ -67,45 +69,55 @@ export function pagedAttention(
   positions: Tensor,
   options: PagedAttentionOptions,
 ): Tensor {
-  return apply(pagedOp, [q, keys, values, blockTable, sequences, positions], options)[0];
+  const queries = headsOf(q);
+  const inputs = [queries.tensor, keys, values, blockTable, sequences, positions];
+  return apply(pagedOp, inputs, { ...options, queries: placeOf(queries) })[0];
 }
 
-const writeOp: Op<undefined> = {
+const writeOp: Op<HeadsPlace> = {
   name: "write_key_value",
-  infer(inputs) {
+  infer(inputs, { heads, width }) {
     const [cache, x, slots] = inputs;
-    const right = cache.shape.length === 3 && x.shape.length === 3 && cache.dtype === "f32" && x.dtype === "f32" &&
-      cache.shape.slice(1).join() === x.shape.slice(1).join() && x.shape[1] * x.shape[2] % 4 === 0 &&
-      slots.shape.join() === `${x.shape[0]}` && slots.dtype === "u32";
-    if (!right) throw new RangeError(`Cannot apply write_key_value to ${inputs.map(formatType).join(", ")}`);
+    const right = cache.dtype === "f32" && x.dtype === "f32" && cache.shape.slice(1).join() === `${heads},${width}` &&
+      heads * width % 4 === 0 && slots.shape.join() === `${x.shape[0]}` && slots.dtype === "u32";
+    if (!right) {
+      const types = inputs.map(formatType).join(", ");
+      throw new RangeError(`Cannot apply write_key_value to ${types}: ${heads} heads of ${width}`);
+    }
     return [cache];
   },
-  kernels({ inputs: [cache, x, slots], outputs: [written] }, { limits }) {
+  kernels({ inputs: [cache, x, slots], outputs: [written], attrs: place }, { limits }) {
     refuseLarge(cache, limits.maxStorageBufferBindingSize);
-    const vectors = count(x) / 4;
+    const ROW_VECTORS = place.heads * place.width / 4;
+    const vectors = x.shape[0] * ROW_VECTORS;
+    const source = writeSource.replace("SOURCE", vectorIndex(place, "row", "index % ROW_VECTORS"));
     return [[{
       label: "write key value",
-      wgsl: wgsl(writeSource, { ROW_VECTORS: vectors / x.shape[0], GRID_WIDTH }),
+      wgsl: wgsl(source, { ROW_VECTORS, GRID_WIDTH }),
       workgroups: grid(Math.ceil(vectors / 64)),
       bindings: [write(written), read(x), read(slots)],
       uniforms: [vectors, cache.shape[0]],
     }]];
   },
-  cost: ({ inputs: [, x] }) => ({ flops: 0, bytes: 2 * byteLength(x) }),
+  cost: ({ inputs: [, x], attrs: { heads, width } }) => ({ flops: 0, bytes: 8 * x.shape[0] * heads * width }),
   inPlace: () => ({ 0: 0 }),
 };
 
-const pagedOp: Op<PagedAttentionOptions> = {
+interface Attributes extends PagedAttentionOptions {
+  readonly queries: HeadsPlace;
+}
+
+const pagedOp: Op<Attributes> = {
   name: "paged_attention",
-  infer(inputs, { blockSize }) {
+  infer(inputs, { blockSize, queries: { heads, width } }) {
     const [q, keys, values, blockTable, sequences, positions] = inputs;
     const refuse = (why: string) => {
       throw new RangeError(`Cannot apply paged_attention to ${inputs.map(formatType).join(", ")}: ${why}`);
     };
-    if ([q, keys, values].some(({ shape, dtype }) => shape.length !== 3 || dtype !== "f32")) {
-      refuse("q, keys and values have three dimensions, f32");
+    if ([keys, values].some(({ shape }) => shape.length !== 3) || inputs.slice(0, 3).some((x) => x.dtype !== "f32")) {
+      refuse("keys and values have three dimensions, all are f32");
     }
-    const [rows, heads, width] = q.shape;
+    const [rows] = q.shape;
     if (keys.shape.join() !== values.shape.join() || keys.shape[2] !== width) {
       refuse("keys, values and q agree in width");
     }
@@ -118,7 +130,7 @@ const pagedOp: Op<PagedAttentionOptions> = {
       refuse("sequences and positions are (rows) u32");
     }
     if (!Number.isInteger(blockSize) || blockSize < 1) refuse(`a block has 1 or more positions, not ${blockSize}`);
-    return [q];
+    return [{ shape: [rows, heads, width], dtype: "f32" }];
   },
   kernels(call, device) {
     for (const cache of call.inputs.slice(1, 3)) refuseLarge(cache, device.limits.maxStorageBufferBindingSize);
@@ -133,9 +145,10 @@ const pagedOp: Op<PagedAttentionOptions> = {
     );
   },
   cost(call) {
-    const [q, keys, values] = call.inputs;
-    const flops = 4 * count(q) * positionsOf(call);
-    return { flops, bytes: 2 * byteLength(q) + byteLength(keys) + byteLength(values) };
+    const [, keys, values] = call.inputs;
+    const [o] = call.outputs;
+    const flops = 4 * count(o) * positionsOf(call);
+    return { flops, bytes: 2 * byteLength(o) + byteLength(keys) + byteLength(values) };
   },
   examples({ inputs: [q, keys, , table], attrs: { blockSize } }) {
     const [sequences, blocks] = table.shape;
@@ -145,7 +158,7 @@ const pagedOp: Op<PagedAttentionOptions> = {
 };
 
 /** Positions a sequence may have. */
-function positionsOf({ inputs, attrs }: Call<PagedAttentionOptions>): number {
+function positionsOf({ inputs, attrs }: Call<Attributes>): number {
   return inputs[3].shape[1] * attrs.blockSize;
 }
 
@@ -157,10 +170,10 @@ function tileOf({ heads, keyHeads, width }: PagedShape, rows: number, cpu: boole
 }
 
 /** Null for a split that would be none, and where the adapter's loops would end early. */
-function tiled(call: Call<PagedAttentionOptions>, device: Capabilities, split: boolean): Dispatch[] | null {
+function tiled(call: Call<Attributes>, device: Capabilities, split: boolean): Dispatch[] | null {
   const shape = pagedShape(call);
-  const { inputs: [q, , , blockTable], outputs: [o] } = call;
-  const [rows, heads, width] = q.shape;
+  const { inputs: [, , , blockTable], outputs: [o] } = call;
+  const [rows, heads, width] = o.shape;
   const positions = positionsOf(call);
   const tile = tileOf(shape, rows, device.cpu, split);
   const [x, y] = [heads / tile.heads, Math.ceil(rows / tile.rows)];
@@ -186,7 +199,7 @@ function tiled(call: Call<PagedAttentionOptions>, device: Capabilities, split: b
   }];
 }
 
-function plain(call: Call<PagedAttentionOptions>, device: Capabilities): Dispatch[] | null {
+function plain(call: Call<Attributes>, device: Capabilities): Dispatch[] | null {
   const { heads, keyHeads, width, scale, blockSize } = pagedShape(call);
   const vectors = iterationsOf(width / 4);
   if (iterationsOf(positionsOf(call), 2 * vectors) + vectors > device.loopIterations) return null;
@@ -202,15 +215,18 @@ function plain(call: Call<PagedAttentionOptions>, device: Capabilities): Dispatc
   };
   return [{
     label: "paged attention (plain)",
-    wgsl: wgsl(plainSource, constants),
+    wgsl: wgsl(
+      plainSource.replace("QUERY", vectorIndex(call.attrs.queries, "row", "index % HEADS * VECTORS + d")),
+      constants,
+    ),
     workgroups: grid(Math.ceil(rows * heads / 32)),
     bindings: [...call.inputs.map((x) => read(x)), write(call.outputs[0])],
     uniforms: [rows, call.inputs[3].shape[1]],
   }];
 }
 
-function pagedShape({ inputs: [q, keys], attrs }: Call<PagedAttentionOptions>): PagedShape {
-  return { heads: q.shape[1], keyHeads: keys.shape[1], width: q.shape[2], ...attrs };
+function pagedShape({ inputs: [, keys], attrs }: Call<Attributes>): PagedShape {
+  return { heads: attrs.queries.heads, keyHeads: keys.shape[1], width: keys.shape[2], ...attrs };
 }
 
 function refuseLarge(cache: TensorType, limit: number): void {

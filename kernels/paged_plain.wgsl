@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     let slot = block_table[table + position / BLOCK] * BLOCK + position % BLOCK;
     let at = (slot * KEY_HEADS + key_head) * VECTORS;
     var product = vec4f();
-    for (var d = 0u; d < VECTORS; d++) { product += q[index * VECTORS + d] * keys[at + d]; }
+    for (var d = 0u; d < VECTORS; d++) { product += q[QUERY] * keys[at + d]; }
     let score = (product.x + product.y + product.z + product.w) * SCALE_LOG2;
     let next = max(top, score);
     let shrink = exp2(top - next);

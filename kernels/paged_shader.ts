@@ -5,6 +5,7 @@
  */
 import { iterationsOf } from "./attention_shared.ts";
 import { f32, range } from "./gpu/wgsl.ts";
+import { type HeadsPlace, vectorIndex } from "./heads.ts";
 
 export interface PagedShape {
   readonly heads: number;
@@ -14,6 +15,7 @@ export interface PagedShape {
   readonly scale: number;
   /** Positions of a block. */
   readonly blockSize: number;
+  readonly queries: HeadsPlace;
 }
 
 export interface PagedTile {
@@ -56,8 +58,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
   ${
     queries.map(({ r, h, i }) =>
-      `let query${i} = row${r} * HEADS + head_first + ${h}u; var m${i} = MASKED; var z${i} = 0.0;
-  ${vectors.map((d) => `let q${i}_${d} = q[query${i} * VECTORS + ${d}u]; var o${i}_${d} = vec4f();`).join(" ")}`
+      `let query${i} = row${r} * HEADS + head_first + ${h}u;
+  let source${i} = ${
+        vectorIndex(shape.queries, `row${r}`, `(head_first + ${h}u) * VECTORS`)
+      }; var m${i} = MASKED; var z${i} = 0.0;
+  ${vectors.map((d) => `let q${i}_${d} = q[source${i} + ${d}u]; var o${i}_${d} = vec4f();`).join(" ")}`
     ).join("\n  ")
   }
   var begin = 0u;

@@ -9,6 +9,7 @@ struct Uniforms { vectors: u32, slots: u32 }
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let index = (group.x + group.y * GRID_WIDTH) * 64u + local;
   if (index >= u.vectors) { return; }
-  let slot = slots[index / ROW_VECTORS];
-  if (slot < u.slots) { cache[slot * ROW_VECTORS + index % ROW_VECTORS] = x[index]; }
+  let row = index / ROW_VECTORS;
+  let slot = slots[row];
+  if (slot < u.slots) { cache[slot * ROW_VECTORS + index % ROW_VECTORS] = x[SOURCE]; }
 }

@@ -6,6 +6,7 @@ import { attention } from "../kernels/attention.ts";
 import { pagedAttention, writeKeyValue } from "../kernels/paged_attention.ts";
 import { dropout } from "../kernels/pointwise.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
+import { type Heads, headsOf } from "../kernels/heads.ts";
 import type { Matrix, Scope } from "./scope.ts";
 
 export interface AttendOptions {
@@ -18,8 +19,17 @@ export interface AttendOptions {
 export interface Context {
   readonly tokens: Tensor; // (N) u32
   readonly positions: Tensor; // (N) u32
-  /** Causal attention of each row to its own document. q (N, H, D); k, v (N, KVH, D) → (N, H, D). */
-  attend(layer: number, q: Tensor, k: Tensor, v: Tensor, options: AttendOptions): Tensor;
+  /**
+   * Causal attention of each row to its own document. q (N, H, D); k, v (N, KVH, D), tensors or heads within wider rows
+   * → (N, H, D).
+   */
+  attend(
+    layer: number,
+    q: Tensor | Heads,
+    k: Tensor | Heads,
+    v: Tensor | Heads,
+    options: AttendOptions,
+  ): Tensor;
   /** x itself, but in training, where elements are dropped at `rate` and the others scaled by 1/(1 - rate). */
   dropout(x: Tensor, rate: number): Tensor;
   /** Runs a block of layers; its values may be recomputed in the backward pass instead of being kept. */
@@ -94,9 +104,9 @@ export function pagedContext(graph: Graph, options: PagedOptions): Context {
     tokens: graph.input("tokens", [rows], "u32"),
     positions,
     attend(layer, q, k, v, { scale }) {
-      const [, heads, size] = k.shape;
+      const { heads, width } = headsOf(k);
       const names = cacheNames(layer);
-      const cache = (name: string) => graph.variable(name, [blocks * blockSize, heads, size]);
+      const cache = (name: string) => graph.variable(name, [blocks * blockSize, heads, width]);
       const keys = writeKeyValue(cache(names.keys), k, slots);
       const values = writeKeyValue(cache(names.values), v, slots);
       return pagedAttention(q, keys, values, table, sequences, positions, { scale, blockSize });

@@ -4,9 +4,9 @@
  *
  * Shapes: N rows, C channels, H heads, D head size, V vocabulary, L layers.
  */
-import { split } from "../kernels/columns.ts";
 import { embedding } from "../kernels/embedding.ts";
 import { reshape, type Tensor } from "../kernels/gpu/graph.ts";
+import { headsIn } from "../kernels/heads.ts";
 import { layerNorm, residualLayerNorm } from "../kernels/norm.ts";
 import { add, gelu } from "../kernels/pointwise.ts";
 import type { Architecture, Context } from "./context.ts";
@@ -64,7 +64,7 @@ function selfAttention(config: Gpt2Config, p: Scope, context: Context, layer: nu
   const { n_embd: C, n_head: H } = config;
   const D = C / H;
   const qkv = linear(p.within("c_attn"), x, 3 * C, { std: config.initializer_range }); // (N, 3C)
-  const [q, k, v] = split(qkv, 3).map((part) => reshape(part, [x.shape[0], H, D])); // (N, H, D)
+  const [q, k, v] = headsIn(qkv, [H, H, H], D); // (N, H, D)
   const y = context.attend(layer, q, k, v, { scale: attentionScale(config), dropout: config.attn_pdrop }); // (N, H, D)
   return linear(p.within("c_proj"), reshape(y, x.shape), C, projection(config)); // (N, C)
 }

@@ -47,7 +47,7 @@ export class CachedEngine implements Engine {
 
   constructor(readonly model: Model) {
     const { n_layer, n_head, n_embd, n_positions } = model.config;
-    this.#programs = new Programs(model);
+    this.#programs = new Programs(model, { keep: true });
     this.#blocks = Math.ceil(n_positions / BLOCK);
     const shape = [this.#blocks * BLOCK, n_head, n_embd / n_head];
     const names = Array.from({ length: n_layer }, (_, layer) => cacheNames(layer)).flatMap((names) =>

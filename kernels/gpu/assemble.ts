@@ -3,22 +3,20 @@
  * copies placed, segments cut. It knows no op, and nothing of running.
  */
 import type { BufferSlice, Device } from "./device.ts";
+import { type Blueprint, type BlueprintOptions, uniformBytes } from "./blueprint.ts";
 import {
   type Binding,
   byteLength,
   type Call,
   type Capabilities,
   type Dispatch,
-  formatType,
-  type Graph,
-  isLeaf,
   type Scratch,
   type Tensor,
 } from "./graph.ts";
-import { type Event, type Plan, planTextures, type Step, textureShape } from "./plan.ts";
-import { fits, type Store } from "./store.ts";
+import type { KeptTexture, Store } from "./store.ts";
+import { textureShape, viewOf } from "./textures.ts";
 
-export interface CompileOptions {
+export interface CompileOptions extends BlueprintOptions {
   /** Picks one of an op's candidates. Default: the device's chooser, else the first, the op's own best guess. */
   readonly choose?: (call: Call, candidates: readonly (readonly Dispatch[])[]) => number;
   /** Values after whose making a segment ends: a gradient bucket is complete there. */
@@ -31,6 +29,10 @@ export type Command =
   | { readonly kind: "copy"; readonly from: BufferSlice; readonly to: BufferSlice }
   | { readonly kind: "texture"; readonly from: BufferSlice; readonly rowBytes: number; readonly to: GPUTexture }
   | { readonly kind: "cut" };
+
+export function textureCopy(from: BufferSlice, rowBytes: number, to: GPUTexture): Command {
+  return { kind: "texture", from, rowBytes, to };
+}
 
 /** A submit should stay below this: drivers reset on long ones. */
 const SEGMENT_SECONDS = 0.5;
@@ -49,38 +51,27 @@ export function estimate(call: Call, { cpu }: Capabilities): number {
 export class Memory implements Disposable {
   readonly slots: GPUBuffer[];
   readonly inputs = new Map<string, BufferSlice>();
-  readonly textures: GPUTexture[] = [];
-  uniforms: GPUBuffer | null = null;
+  readonly textures: GPUTexture[];
+  readonly uniforms: GPUBuffer | null;
+  readonly kept = new Set<KeptTexture>();
 
-  constructor(readonly device: Device, readonly store: Store, readonly plan: Plan, graph: Graph) {
-    for (const leaf of graph.leaves()) if (isLeaf(leaf.source) && leaf.source.kind === "variable") this.#check(leaf);
+  constructor(readonly device: Device, readonly store: Store, readonly blueprint: Blueprint) {
+    const { plan, inputs, textures, uniforms } = blueprint;
     this.slots = plan.slots.map((bytes, index) => device.createBuffer(bytes, `slot ${index}`));
-    for (const leaf of graph.leaves()) {
-      if (!isLeaf(leaf.source) || leaf.source.kind !== "input") continue;
-      const size = byteLength(leaf);
-      this.inputs.set(leaf.source.name, { buffer: device.createBuffer(size, leaf.source.name), offset: 0, size });
+    for (const [name, tensor] of inputs) {
+      const size = byteLength(tensor);
+      this.inputs.set(name, { buffer: device.createBuffer(size, name), offset: 0, size });
     }
-  }
-
-  #check(leaf: Tensor): void {
-    const { name } = leaf.source as { name: string };
-    const variable = this.store.get(name);
-    if (variable === undefined) throw new RangeError(`Cannot compile: the store has no variable ${name}`);
-    if (!fits(variable, leaf)) {
-      throw new RangeError(`Cannot compile: ${name} is ${formatType(variable)} in the store, ${formatType(leaf)} here`);
-    }
+    this.textures = textures.shapes.map(({ format, width, height }) => device.createTexture(width, height, format));
+    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+    this.uniforms = uniforms === 0 ? null : device.createBuffer(uniforms, "uniforms", usage);
   }
 
   slice(tensor: Tensor | Scratch): BufferSlice {
-    const place = this.plan.place(tensor);
+    const place = this.blueprint.plan.place(tensor);
     if ("slot" in place) return { buffer: this.slots[place.slot], offset: 0, size: byteLength(tensor) };
     const { kind, name } = place.leaf.source as { kind: string; name: string };
     return kind === "input" ? this.inputs.get(name)! : this.store.get(name)!;
-  }
-
-  get bytes(): number {
-    const slots = this.plan.slots.reduce((sum, size) => sum + size, 0);
-    return slots + this.textures.reduce((sum, texture) => sum + texture.width * texture.height * 16, 0);
   }
 
   [Symbol.dispose](): void {
@@ -89,50 +80,19 @@ export class Memory implements Disposable {
   }
 }
 
-/** Turns planned steps into commands: pipelines, bind groups, copies. */
+/** Turns a blueprint into commands: pipelines, bind groups, copies. */
 export class Assembler {
   readonly #commands: Command[] = [];
   #uniformOffset = 0;
-  readonly #uniformStep: number;
-  readonly #textureUses: ReturnType<typeof planTextures>;
 
-  constructor(
-    readonly device: Device,
-    readonly memory: Memory,
-    readonly steps: readonly Step[],
-    readonly planned: Plan,
-    readonly options: CompileOptions,
-  ) {
-    const buffers = new Map<GPUBuffer, number>();
-    const events = steps.flatMap(({ call, dispatches }): Event[] => [
-      ...(planned.copies.get(call) ?? []).map(({ to }) => ({ copied: to })),
-      ...dispatches,
-    ]);
-    this.#textureUses = planTextures(events, (tensor) => {
-      const { buffer, offset } = memory.slice(tensor);
-      if (!buffers.has(buffer)) buffers.set(buffer, buffers.size);
-      return `${buffers.get(buffer)}@${offset}`;
-    });
-    for (const { format, width, height } of this.#textureUses.textures) {
-      memory.textures.push(device.createTexture(width, height, format));
-    }
-    this.#uniformStep = device.gpu.limits.minUniformBufferOffsetAlignment;
-    const withUniforms = steps.flatMap(({ dispatches }) => dispatches).filter(({ uniforms }) => uniforms !== undefined);
-    if (withUniforms.length === 0) return;
-    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-    const bytes = withUniforms.reduce((sum, { uniforms }) => sum + this.#uniformSize(uniforms!.length), 0);
-    memory.uniforms = device.createBuffer(bytes, "uniforms", usage);
-  }
-
-  #uniformSize(words: number): number {
-    return Math.ceil(Math.max(16, words * 4) / this.#uniformStep) * this.#uniformStep;
-  }
+  constructor(readonly device: Device, readonly memory: Memory, readonly options: CompileOptions) {}
 
   async assemble(): Promise<Command[]> {
     const boundaries = new Set(this.options.boundaries?.map((tensor) => tensor.base));
     let seconds = 0;
-    for (const { call, dispatches } of this.steps) {
-      for (const { from, to } of this.planned.copies.get(call) ?? []) {
+    const { steps, plan } = this.memory.blueprint;
+    for (const { call, dispatches } of steps) {
+      for (const { from, to } of plan.copies.get(call) ?? []) {
         this.#commands.push({ kind: "copy", from: this.memory.slice(from), to: this.memory.slice(to) });
       }
       const expected = estimate(call, this.device.capabilities);
@@ -168,18 +128,23 @@ export class Assembler {
 
   #resource(binding: Binding): GPUBindingResource {
     const slice = rowsOf(binding, this.memory.slice(binding.tensor));
-    const use = this.#textureUses.uses.get(binding);
+    const use = this.memory.blueprint.textures.uses.get(binding);
     if (use === undefined) {
       const limit = this.device.capabilities.limits.maxStorageBufferBindingSize;
       const size = Math.min(Math.ceil(slice.size / 16) * 16, slice.buffer.size - slice.offset);
       if (size > limit) throw new RangeError(`Cannot bind ${size} bytes: ${this.device.name} binds ${limit} at most`);
       return { buffer: slice.buffer, offset: slice.offset, size };
     }
+    if ("kept" in use) {
+      const kept = this.memory.store.keep(use.kept);
+      this.memory.kept.add(kept);
+      return kept.texture.createView();
+    }
     const texture = this.memory.textures[use.texture];
     if (use.copy) {
-      const { rowLength, rows = [0], columns = [0] } = binding.as as Exclude<Binding["as"], "buffer" | undefined>;
-      const offset = slice.offset + (rows[0] * rowLength + columns[0]) * 4;
-      this.#commands.push({ kind: "texture", from: { ...slice, offset }, rowBytes: rowLength * 4, to: texture });
+      const { offset, rowBytes } = viewOf(binding)!;
+      const whole = this.memory.slice(binding.tensor);
+      this.#commands.push(textureCopy({ ...whole, offset: whole.offset + offset }, rowBytes, texture));
     }
     return texture.createView();
   }
@@ -187,8 +152,9 @@ export class Assembler {
   #uniform(values: readonly number[]): GPUBindingResource {
     const buffer = this.memory.uniforms!;
     const offset = this.#uniformOffset;
-    this.#uniformOffset += this.#uniformSize(values.length);
-    this.device.upload({ buffer, offset, size: this.#uniformSize(values.length) }, new Uint32Array(values));
+    const size = uniformBytes(values, this.device.capabilities.limits);
+    this.#uniformOffset += size;
+    this.device.upload({ buffer, offset, size }, new Uint32Array(values));
     return { buffer, offset, size: Math.max(16, Math.ceil(values.length / 4) * 16) };
   }
 }

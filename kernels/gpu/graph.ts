@@ -66,6 +66,7 @@ export interface Capabilities {
     readonly maxStorageBufferBindingSize: number;
     readonly maxBufferSize: number;
     readonly minStorageBufferOffsetAlignment: number;
+    readonly minUniformBufferOffsetAlignment: number;
     readonly maxComputeWorkgroupStorageSize: number;
     readonly maxComputeInvocationsPerWorkgroup: number;
     readonly maxComputeWorkgroupSizeX: number;
@@ -75,14 +76,17 @@ export interface Capabilities {
   };
 }
 
-/** A read-only texture the program copies from a tensor before the dispatch: texel x of row y holds four f32. */
+/**
+ * A read-only texture that the program copies from a tensor before the dispatch: a texel holds 16 bytes of a row, four f32 or
+ * as many packed elements as four words have.
+ */
 export interface TextureView {
   readonly texture: "rgba32float" | "rgba32uint";
-  /** Elements of one texture row's source row; bytes must be a multiple of 256. */
+  /** Elements, of the tensor's format, of one texture row's source row; their bytes must be a multiple of 256. */
   readonly rowLength: number;
   /** First and one past the last source row to copy. Default: all. */
   readonly rows?: readonly [from: number, to: number];
-  /** First and one past the last element of each source row to copy. Default: all. Multiples of 4. */
+  /** First and one past the last element of each source row to copy, in whole texels. Default: all. */
   readonly columns?: readonly [from: number, to: number];
 }
 

@@ -5,16 +5,7 @@
  * for shared objects", Pisarchyk and Lee 2020). An output made in place takes its input's memory where nothing reads the
  * old value later, else the old value is copied first.
  */
-import {
-  type Binding,
-  byteLength,
-  type Call,
-  type Dispatch,
-  isLeaf,
-  isScratch,
-  type Scratch,
-  type Tensor,
-} from "./graph.ts";
+import { byteLength, type Call, type Dispatch, isLeaf, isScratch, type Scratch, type Tensor } from "./graph.ts";
 
 /** A call with the kernels chosen for it. */
 export interface Step {
@@ -189,73 +180,6 @@ function assignSlots(groups: readonly Group[]): number[] {
     slots[group.slot].taken.push(group);
   }
   return slots.map((slot) => slot.bytes);
-}
-
-/** A texture a dispatch reads, and the copy that fills it where it doesn't hold the value yet. */
-export interface TextureUse {
-  readonly texture: number;
-  readonly copy: boolean;
-}
-
-/** What decides a texture's shape: programs share textures of one shape among their dispatches. */
-export interface TextureShape {
-  readonly format: "rgba32float" | "rgba32uint";
-  readonly width: number;
-  readonly height: number;
-}
-
-/** What a program does to memory, as far as textures of it are concerned. */
-export type Event = Dispatch | { readonly copied: Tensor };
-
-/** Texel size of the texture a binding asks for. */
-export function textureShape(binding: Binding): TextureShape | null {
-  const view = binding.as;
-  if (view === undefined || view === "buffer") return null;
-  const [row, endRow] = view.rows ?? [0, byteLength(binding.tensor) / 4 / view.rowLength];
-  const [column, endColumn] = view.columns ?? [0, view.rowLength];
-  return { format: view.texture, width: (endColumn - column) / 4, height: endRow - row };
-}
-
-/**
- * Assigns textures to the texture bindings of dispatches in their order. A texture that already holds the same part of
- * the same version of a value is read again without a copy.
- */
-export function planTextures(
-  events: readonly Event[],
-  memoryOf: (tensor: Tensor | Scratch) => unknown,
-): { textures: TextureShape[]; uses: Map<Binding, TextureUse> } {
-  const textures: (TextureShape & { holds: string; usedAt: number })[] = [];
-  const uses = new Map<Binding, TextureUse>();
-  const versions = new Map<unknown, { id: number; version: number }>();
-  const versionOf = (tensor: Tensor | Scratch) => {
-    const memory = memoryOf(tensor);
-    if (!versions.has(memory)) versions.set(memory, { id: versions.size, version: 0 });
-    return versions.get(memory)!;
-  };
-  events.forEach((event, now) => {
-    if ("copied" in event) {
-      versionOf(event.copied).version++;
-      return;
-    }
-    for (const binding of event.bindings) {
-      const shape = textureShape(binding);
-      if (shape === null) continue;
-      const { id, version } = versionOf(binding.tensor);
-      const holds = JSON.stringify([id, version, binding.as, binding.rows]);
-      const alike = textures.map((texture, index) => ({ texture, index })).filter(({ texture }) =>
-        texture.format === shape.format && texture.width === shape.width && texture.height === shape.height
-      );
-      const same = alike.find(({ texture }) => texture.holds === holds);
-      const free = alike.filter(({ texture }) => texture.usedAt < now).sort((a, b) =>
-        a.texture.usedAt - b.texture.usedAt
-      );
-      const index = same?.index ?? free[0]?.index ?? textures.push({ ...shape, holds, usedAt: now }) - 1;
-      Object.assign(textures[index], { holds, usedAt: now });
-      uses.set(binding, { texture: index, copy: same === undefined });
-    }
-    for (const { tensor, access } of event.bindings) if (access === "read_write") versionOf(tensor).version++;
-  });
-  return { textures, uses };
 }
 
 /** `1.25 MB`, `154.4 MB`: millions of bytes. */

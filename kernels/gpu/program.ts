@@ -2,12 +2,14 @@
  * A program: a graph made real on one device. Kernels chosen, memory planned, pipelines and bind groups built once; a run
  * encodes one static list of dispatches. It knows no op.
  */
-import { Assembler, type Command, type CompileOptions, Memory } from "./assemble.ts";
+import { Assembler, type Command, type CompileOptions, Memory, textureCopy } from "./assemble.ts";
+import { bytesOf, draw, offers } from "./blueprint.ts";
 import type { Device } from "./device.ts";
 import { submit } from "./encode.ts";
 import { byteLength, type Graph, type Offer, type Tensor } from "./graph.ts";
-import { megabytes, type Plan, plan, schedule, type Step } from "./plan.ts";
+import { megabytes, type Plan, type Step } from "./plan.ts";
 import type { Store } from "./store.ts";
+import { writtenBuffers } from "./textures.ts";
 
 export type { CompileOptions } from "./assemble.ts";
 
@@ -24,17 +26,13 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Program> {
   const roots = Object.values(outputs);
-  const offers = schedule(graph.calls, roots).map((call) => ({
-    call,
-    candidates: call.op.kernels(call, device.capabilities),
-  }));
-  const chosen = await choose(device, offers, options);
-  const steps = offers.map(({ call, candidates }, i): Step => ({ call, dispatches: candidates[chosen[i]] }));
-  const planned = plan(steps, roots);
-  const memory = new Memory(device, store, planned, graph);
+  const offered = offers(graph, roots, device.capabilities);
+  const chosen = await choose(device, offered, options);
+  const steps = offered.map(({ call, candidates }, i): Step => ({ call, dispatches: candidates[chosen[i]] }));
+  const memory = new Memory(device, store, draw(graph, roots, steps, store.layout, device.capabilities, options));
   try {
-    const commands = await new Assembler(device, memory, steps, planned, options).assemble();
-    return new Program(device, outputs, memory, commands, planned);
+    const commands = await new Assembler(device, memory, options).assemble();
+    return new Program(device, outputs, memory, commands);
   } catch (error) {
     memory[Symbol.dispose]();
     throw error;
@@ -49,13 +47,21 @@ async function choose(device: Device, offers: readonly Offer[], options: Compile
 
 /** What `compile` made; disposing of it frees its own buffers and textures. */
 export class Program implements Disposable {
+  readonly #written: ReadonlySet<number>;
+
   constructor(
     readonly device: Device,
     readonly outputs: Readonly<Record<string, Tensor>>,
     private readonly memory: Memory,
     readonly commands: readonly Command[],
-    readonly plan: Plan,
-  ) {}
+  ) {
+    const { events, regionOf } = memory.blueprint;
+    this.#written = writtenBuffers(events, regionOf);
+  }
+
+  get plan(): Plan {
+    return this.memory.blueprint.plan;
+  }
 
   /** Kernel launches in one run. */
   get dispatches(): number {
@@ -67,9 +73,9 @@ export class Program implements Disposable {
     return [...this.memory.inputs.keys()];
   }
 
-  /** Bytes of the program's own buffers and textures; the store's variables are not counted. */
+  /** Bytes of the program's own buffers and textures; what stands in the store, kept textures too, is not counted. */
   get bytes(): number {
-    return this.memory.bytes;
+    return bytesOf(this.memory.blueprint).total;
   }
 
   /**
@@ -77,8 +83,15 @@ export class Program implements Disposable {
    * keeps its value of the run before.
    */
   run(inputs: Readonly<Record<string, ArrayBufferView>> = {}, onSegment?: (index: number) => void): void {
+    this.runBy((commands) => submit(this.device, commands, { onSegment }), inputs);
+  }
+
+  /** A run whose commands are submitted by `by`, which may measure them. */
+  runBy<T>(by: (commands: readonly Command[]) => T, inputs: Readonly<Record<string, ArrayBufferView>> = {}): T {
     this.write(inputs);
-    submit(this.device, this.commands, { onSegment });
+    const result = by([...this.#refills(), ...this.commands]);
+    for (const buffer of this.#written) this.memory.store.wrote(buffer);
+    return result;
   }
 
   /** Writes inputs without running. */
@@ -94,6 +107,14 @@ export class Program implements Disposable {
       }
       this.device.upload(slice, data);
     }
+  }
+
+  /** Copies to kept textures whose variables were written since. */
+  #refills(): Command[] {
+    return [...this.memory.kept].flatMap((kept) => {
+      const from = this.memory.store.refill(kept);
+      return from === null ? [] : [textureCopy(from, kept.view.rowBytes, kept.texture)];
+    });
   }
 
   /** Outputs of the last run, by name, in one wait. */

@@ -1,28 +1,22 @@
 /**
- * The store: named memory that outlives a program (parameters, gradients, moments, KV blocks). Programs share it by name.
- * Variables of one kind lie back to back in few large buffers, so that the optimizer, the norm and an all-reduce see flat
- * arrays while every other kernel binds its slice. It knows no op.
+ * The store: named memory that outlives a program (parameters, gradients, moments, KV blocks). Programs share it by name;
+ * every kernel but the optimizer's binds its slice of a few large buffers. Textures that programs keep of its variables
+ * belong to it too. It knows no op.
  */
 import type { BufferSlice, Device } from "./device.ts";
-import { byteLength, count, type TensorType } from "./graph.ts";
+import type { TensorType } from "./graph.ts";
+import { type Entry, Layout, type Location, type Range } from "./layout.ts";
+import type { VariableView } from "./textures.ts";
 
-export interface Entry extends TensorType {
-  readonly name: string;
-  /** Entries with weight decay stand first, so that an optimizer runs over few ranges. */
-  readonly decay?: boolean;
+export type { Entry, Range } from "./layout.ts";
+
+/** A texture of part of a variable; it is filled again where the variable was written since. */
+export interface KeptTexture {
+  readonly texture: GPUTexture;
+  readonly view: VariableView;
+  /** Version of the variable's buffer that the texture shows; -1 where it was never filled. */
+  filled: number;
 }
-
-/** A flat f32 array over consecutive variables of a kind; itself a variable of this name. */
-export interface Range {
-  readonly name: string;
-  readonly elements: number;
-  readonly decay: boolean;
-}
-
-/** Every variable starts at a multiple of this, which every adapter's binding offset divides. */
-const ALIGNMENT = 256;
-
-interface Variable extends TensorType, BufferSlice {}
 
 /** An empty store; disposing of it frees all of its variables. */
 export function createStore(device: Device): Store {
@@ -31,11 +25,19 @@ export function createStore(device: Device): Store {
 
 /** Variables by name; made by `createStore`. */
 export class Store implements Disposable {
-  readonly #variables = new Map<string, Variable>();
-  readonly #ranges = new Map<string, Range[]>();
+  #layout: Layout;
   readonly #buffers: GPUBuffer[] = [];
+  /** How often each buffer was written. */
+  readonly #versions: number[] = [];
+  readonly #kept = new Map<string, KeptTexture>();
 
-  constructor(readonly device: Device) {}
+  constructor(readonly device: Device) {
+    this.#layout = new Layout(device.capabilities.limits);
+  }
+
+  get layout(): Layout {
+    return this.#layout;
+  }
 
   /**
    * Makes zeroed variables of a kind. Kinds with the same entries (by shape and order) have the same ranges.
@@ -43,93 +45,79 @@ export class Store implements Disposable {
    * @throws RangeError for a name that is taken or a variable larger than a buffer.
    */
   allocate(kind: string, entries: readonly Entry[]): void {
-    if (this.#ranges.has(kind)) throw new RangeError(`Cannot allocate ${kind}: it stands already`);
-    const ranges: Range[] = [];
-    this.#ranges.set(kind, ranges);
-    for (const decay of [true, false]) {
-      const group = entries.filter((entry) => (entry.decay ?? false) === decay);
-      for (const part of this.#split(group)) this.#allocate(kind, part, decay, ranges);
-    }
-  }
-
-  /** Entries by buffers, none larger than the adapter's. */
-  #split(entries: readonly Entry[]): Entry[][] {
-    const limit = this.device.capabilities.limits.maxBufferSize;
-    const parts: Entry[][] = [];
-    let bytes = Infinity;
-    for (const entry of entries) {
-      const size = aligned(byteLength(entry));
-      if (size > limit) throw new RangeError(`Cannot allocate ${entry.name} of ${size} bytes: a buffer holds ${limit}`);
-      if (bytes + size > limit) {
-        parts.push([]);
-        bytes = 0;
-      }
-      parts.at(-1)!.push(entry);
-      bytes += size;
-    }
-    return parts;
-  }
-
-  #allocate(kind: string, entries: readonly Entry[], decay: boolean, ranges: Range[]): void {
-    const total = entries.reduce((sum, entry) => sum + aligned(byteLength(entry)), 0);
-    const buffer = this.device.createBuffer(total, `${kind} ${decay ? "decayed" : "not decayed"}`);
-    this.#buffers.push(buffer);
-    let offset = 0;
-    for (const { name, shape, dtype } of entries) {
-      if (this.#variables.has(name)) throw new RangeError(`Cannot allocate ${name}: the name is taken`);
-      this.#variables.set(name, { buffer, offset, size: byteLength({ shape, dtype }), shape: [...shape], dtype });
-      offset += aligned(byteLength({ shape, dtype }));
-    }
-    const step = Math.floor(this.device.capabilities.limits.maxStorageBufferBindingSize / ALIGNMENT) * ALIGNMENT;
-    for (let from = 0; from < total; from += step) {
-      const size = Math.min(step, total - from);
-      const range = { name: `${kind}/${ranges.length}`, elements: size / 4, decay };
-      ranges.push(range);
-      this.#variables.set(range.name, { buffer, offset: from, size, shape: [range.elements], dtype: "f32" });
+    this.#layout.allocate(kind, entries);
+    for (const { label, bytes } of this.#layout.buffers.slice(this.#buffers.length)) {
+      this.#buffers.push(this.device.createBuffer(bytes, label));
+      this.#versions.push(0);
     }
   }
 
   /** The flat arrays that cover all variables of a kind, padding between them included (it is zero and stays zero). */
   ranges(kind: string): readonly Range[] {
-    return this.#ranges.get(kind) ?? [];
+    return this.#layout.ranges(kind);
   }
 
   get(name: string): (BufferSlice & TensorType) | undefined {
-    return this.#variables.get(name);
+    const location = this.#layout.get(name);
+    return location && { ...location, buffer: this.#buffers[location.buffer] };
+  }
+
+  /** Bytes of the textures that programs keep of variables. */
+  get keptBytes(): number {
+    return [...this.#kept.values()].reduce((sum, { texture }) => sum + texture.width * texture.height * 16, 0);
+  }
+
+  /** The texture of part of a variable; programs that ask for the same part share it. */
+  keep(view: VariableView): KeptTexture {
+    const { buffer, offset, rowBytes, shape } = view;
+    const key = [buffer, offset, rowBytes, shape.format, shape.width, shape.height].join();
+    const known = this.#kept.get(key);
+    if (known !== undefined) return known;
+    const texture = this.device.createTexture(shape.width, shape.height, shape.format);
+    const kept = { texture, view, filled: -1 };
+    this.#kept.set(key, kept);
+    return kept;
+  }
+
+  /** Where a kept texture is to be copied from, if the variable was written since it was filled; it then counts as filled. */
+  refill(kept: KeptTexture): BufferSlice | null {
+    const { buffer, offset, rowBytes, shape } = kept.view;
+    if (kept.filled === this.#versions[buffer]) return null;
+    kept.filled = this.#versions[buffer];
+    return { buffer: this.#buffers[buffer], offset, size: rowBytes * shape.height };
+  }
+
+  /** Notes that a program writes to a buffer. */
+  wrote(buffer: number): void {
+    this.#versions[buffer]++;
   }
 
   /** Writes a variable's first elements; what follows (padding rows) keeps its value. */
   write(name: string, data: ArrayBufferView): void {
-    this.device.upload(this.#require(name), data);
+    const location = this.#require(name);
+    this.device.upload(this.get(name)!, data);
+    this.wrote(location.buffer);
   }
 
   /** Reads a variable whole. */
   async read(name: string): Promise<ArrayBuffer> {
-    return (await this.device.download([this.#require(name)]))[0];
+    this.#require(name);
+    return (await this.device.download([this.get(name)!]))[0];
   }
 
-  #require(name: string): Variable {
-    const variable = this.#variables.get(name);
-    if (variable === undefined) throw new RangeError(`Cannot find variable ${name} in the store`);
-    return variable;
+  #require(name: string): Location {
+    const location = this.#layout.get(name);
+    if (location === undefined) throw new RangeError(`Cannot find variable ${name} in the store`);
+    return location;
   }
 
   toString(): string {
-    return [...this.#variables].map(([name, { shape, dtype }]) => `${name} (${shape.join(", ")}) ${dtype}`).join("\n");
+    return this.#layout.toString();
   }
 
   [Symbol.dispose](): void {
-    this.device.destroy(...this.#buffers.splice(0));
-    this.#variables.clear();
-    this.#ranges.clear();
+    this.device.destroy(...this.#buffers.splice(0), ...[...this.#kept.values()].map(({ texture }) => texture));
+    this.#kept.clear();
+    this.#layout = new Layout(this.device.capabilities.limits);
   }
-}
-
-/** Whether a store's variable fits what a graph declares: the same element count and type. */
-export function fits(variable: TensorType, declared: TensorType): boolean {
-  return variable.dtype === declared.dtype && count(variable) === count(declared);
-}
-
-function aligned(bytes: number): number {
-  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }

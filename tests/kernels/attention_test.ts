@@ -4,9 +4,10 @@ import { attentionWithLse } from "../../kernels/attention.ts";
 import { keepFactor } from "../../kernels/attention_shared.ts";
 import { type Device, openDevice } from "../../kernels/gpu/device.ts";
 import { differentiate } from "../../kernels/gpu/grad.ts";
-import { Graph } from "../../kernels/gpu/graph.ts";
+import { Graph, type Tensor } from "../../kernels/gpu/graph.ts";
 import { compile } from "../../kernels/gpu/program.ts";
 import { createStore } from "../../kernels/gpu/store.ts";
+import { type Heads, headsIn, headsOf } from "../../kernels/heads.ts";
 import { assertClose } from "../close.ts";
 import { checkOp, randomF32, testDevice } from "../harness.ts";
 import * as reference from "../reference/attention.ts";
@@ -18,6 +19,8 @@ interface Case {
   /** Lengths of documents, in order. */
   readonly documents: readonly number[];
   readonly dropout?: { readonly rate: number; readonly site: number };
+  /** Operands whose heads lie side by side in one tensor. */
+  readonly packed?: readonly ("q" | "k" | "v")[];
 }
 
 interface Data {
@@ -61,15 +64,37 @@ function scaleOf({ width }: Case): number {
   return 1 / Math.sqrt(width);
 }
 
+/** Columns [from, to) of each row. */
+function columns(x: Float32Array, rows: number, from: number, to: number): Float32Array {
+  const stride = x.length / rows;
+  return Float32Array.from({ length: rows * (to - from) }, (_, i) => {
+    return x[Math.floor(i / (to - from)) * stride + from + i % (to - from)];
+  });
+}
+
+/** Parts (N, C) side by side. */
+function joined(parts: readonly Float32Array[], rows: number): Float32Array {
+  const slice = (part: Float32Array, row: number) =>
+    part.subarray(row * part.length / rows, (row + 1) * part.length / rows);
+  return Float32Array.from(
+    Array.from({ length: rows }, (_, row) => parts.flatMap((part) => [...slice(part, row)])).flat(),
+  );
+}
+
 /** Runs forward and backward by one candidate; null where there are not so many. */
 async function run(test: Case, candidate: number, data = dataOf(test), on?: Device): Promise<Result | null> {
-  const { heads, keyHeads, width, dropout } = test;
+  const { heads, keyHeads, width, dropout, packed = [] } = test;
   const device = on ?? await testDevice();
   const rows = rowsOf(test);
   const graph = new Graph();
-  const [q, k, v] = [["q", heads], ["k", keyHeads], ["v", keyHeads]].map(([name, heads]) =>
-    graph.input(name as string, [rows, heads as number, width])
-  );
+  const counts = { q: heads, k: keyHeads, v: keyHeads };
+  const packedCounts = packed.map((name) => counts[name]);
+  const packedWidth = packedCounts.reduce((sum, count) => sum + count * width, 0);
+  const together = graph.input("packed", [rows, packedWidth || 1]);
+  const parts = packed.length > 0 ? headsIn(together, packedCounts, width) : [];
+  const operand = (name: "q" | "k" | "v") =>
+    packed.includes(name) ? parts[packed.indexOf(name)] : graph.input(name, [rows, counts[name], width]);
+  const [q, k, v] = [operand("q"), operand("k"), operand("v")];
   const dy = graph.input("dy", [rows, heads, width]);
   const starts = graph.input("starts", [rows], "u32");
   const counter = dropout && graph.input("counter", [4], "u32");
@@ -77,10 +102,13 @@ async function run(test: Case, candidate: number, data = dataOf(test), on?: Devi
     scale: scaleOf(test),
     dropout: dropout && { ...dropout, counter: counter! },
   });
-  const [dq, dk, dv] = differentiate([{ tensor: o, gradient: dy }], [q, k, v]);
+  const tensors = [...new Set([q, k, v].map((operand) => headsOf(operand).tensor))];
+  const gradients = differentiate([{ tensor: o, gradient: dy }], tensors);
+  const gradientOf = (operand: Tensor | Heads) => gradients[tensors.indexOf(headsOf(operand).tensor)];
+  const outputs = { o, lse, dq: gradientOf(q), dk: gradientOf(k), dv: gradientOf(v) };
   let offered = true;
   using store = createStore(device);
-  using program = await compile(device, graph, { o, lse, dq, dk, dv }, store, {
+  using program = await compile(device, graph, outputs, store, {
     choose(_, candidates) {
       offered &&= candidate < candidates.length;
       return offered ? candidate : candidates.length - 1;
@@ -88,9 +116,16 @@ async function run(test: Case, candidate: number, data = dataOf(test), on?: Devi
   });
   if (!offered) return null;
   const { counter: words, ...rest } = data;
-  program.run({ ...rest, ...(dropout && { counter: words }) });
-  const read = await program.read(...OUTPUTS);
-  return Object.fromEntries(OUTPUTS.map((name, i) => [name, new Float32Array(read[i])])) as Result;
+  const fed = Object.fromEntries(Object.entries(rest).filter(([name]) => !packed.includes(name as "q")));
+  const all = packed.length > 0 ? joined(packed.map((name) => data[name]), rows) : new Float32Array(rows);
+  program.run({ ...fed, packed: all, ...(dropout && { counter: words }) });
+  const read = (await program.read(...OUTPUTS)).map((buffer) => new Float32Array(buffer));
+  const result = Object.fromEntries(OUTPUTS.map((name, i) => [name, read[i]])) as Result;
+  for (const [name, part] of [["dq", q], ["dk", k], ["dv", v]] as const) {
+    const { first, heads, width } = headsOf(part);
+    result[name] = columns(result[name], rows, first, first + heads * width);
+  }
+  return result;
 }
 
 async function candidates(test: Case, data = dataOf(test), on?: Device): Promise<Result[]> {
@@ -113,6 +148,13 @@ function expected(
   return { o: reference.attention(shape, q, k, v), lse: reference.attentionLse(shape, q, k), ...gradients };
 }
 
+/** Factors of probabilities, where the case drops any. */
+function maskOf({ dropout }: Case, { counter }: Data): reference.AttentionReference["factor"] {
+  return dropout && ((row, key, head) => keepFactor(dropout, counter, row, key, head));
+}
+
+const dropped: Case = { heads: 4, keyHeads: 4, width: 16, documents: [30, 1, 44], dropout: { rate: 0.25, site: 3 } };
+
 const cases: Record<string, Case> = {
   "three documents, width 64": { heads: 4, keyHeads: 4, width: 64, documents: [30, 1, 44] },
   "grouped heads 4:2, width 32, short documents": {
@@ -124,13 +166,22 @@ const cases: Record<string, Case> = {
   "grouped heads 8:1, width 80": { heads: 8, keyHeads: 1, width: 80, documents: [20, 27] },
   "width 128": { heads: 2, keyHeads: 1, width: 128, documents: [70] },
   "one long document, width 16": { heads: 4, keyHeads: 4, width: 16, documents: [203] },
+  "q, k and v in one tensor, grouped heads 4:2, width 32": {
+    heads: 4,
+    keyHeads: 2,
+    width: 32,
+    documents: [20, 27],
+    packed: ["q", "k", "v"],
+  },
+  "v, then k in one tensor, width 20": { heads: 2, keyHeads: 2, width: 20, documents: [33], packed: ["v", "k"] },
+  "q, k and v in one tensor, with dropout": { ...dropped, packed: ["q", "k", "v"] },
   "documents of one row, width 20": { heads: 2, keyHeads: 2, width: 20, documents: Array(19).fill(1) },
 };
 
 for (const [name, test] of Object.entries(cases)) {
   Deno.test(`attention: ${name}`, async () => {
     const data = dataOf(test);
-    const wanted = expected(test, data);
+    const wanted = expected(test, data, maskOf(test, data));
     const results = await candidates(test, data);
     assert.ok(results.length >= 3, `${results.length} candidates`);
     results.forEach((result, i) => {
@@ -157,6 +208,17 @@ Deno.test("attention: gradients are those of finite differences, returned and ad
     atol: 3e-6,
   });
   assert.ok(candidates >= 3);
+});
+
+Deno.test("attention: keys that are values too get both gradients", async () => {
+  const test: Case = { heads: 2, keyHeads: 2, width: 16, documents: [9] };
+  const { q, k, starts } = dataOf(test);
+  await checkOp({
+    build: (_, [q, k, starts]) => attentionWithLse(q, k, k, starts, { scale: 0.25 }).o,
+    reference: ([q, k]) => reference.attention({ ...test, rows: 9, scale: 0.25, starts }, q, k, k),
+    inputs: [{ shape: [9, 2, 16], data: q }, { shape: [9, 2, 16], data: k }, { shape: [9], data: starts }],
+    atol: 3e-6,
+  });
 });
 
 Deno.test("attention: scores in the thousands stay finite and right", async () => {
@@ -210,17 +272,11 @@ Deno.test("attention: blocks outside of a row's document are not read", async ()
   }
 });
 
-const dropped: Case = { heads: 4, keyHeads: 4, width: 16, documents: [30, 1, 44], dropout: { rate: 0.25, site: 3 } };
-
 // The second begins in the middle of a random block of four.
 for (const first of [0, 1002]) {
   Deno.test(`attention: dropout drops the same in every kernel, rows from ${first} of the update`, async () => {
     const data = { ...dataOf(dropped), counter: Uint32Array.of(9, 4, first, 0) };
-    const wanted = expected(
-      dropped,
-      data,
-      (row, key, head) => keepFactor(dropped.dropout!, data.counter, row, key, head),
-    );
+    const wanted = expected(dropped, data, maskOf(dropped, data));
     for (const [i, result] of (await candidates(dropped, data)).entries()) {
       for (const output of OUTPUTS) {
         assertClose(result[output], wanted[output], { atol: 4e-6, rtol: 1e-5 }, `candidate ${i}, ${output}`);
@@ -357,4 +413,16 @@ Deno.test("attention refuses shapes it can't serve", () => {
   assert.throws(build([8, 4, 64], [9, 4, 64]), /agree in rows/);
   assert.throws(build([8, 4, 64], [8, 4, 64], 1), /dropout rate is in \[0, 1\), not 1/);
   assert.doesNotThrow(build([8, 4, 64], [8, 4, 64]));
+  const qkv = graph.input("qkv", [8, 96]);
+  const starts = graph.input("starts", [8], "u32");
+  const [q, k, v] = headsIn(qkv, [4, 1, 1], 16);
+  assert.doesNotThrow(() => attentionWithLse(q, k, v, starts, { scale: 1 }));
+  assert.throws(
+    () => attentionWithLse(q, k, k, starts, { scale: 1 }),
+    /heads of one tensor together are all of its columns/,
+  );
+  assert.throws(() => headsIn(qkv, [4, 1], 16), {
+    name: "RangeError",
+    message: "Cannot cut (8, 96) f32 into 4 + 1 heads of 16: a row has 96",
+  });
 });

@@ -4,6 +4,7 @@ import { attention } from "../../kernels/attention.ts";
 import { type Call, Graph } from "../../kernels/gpu/graph.ts";
 import { compile } from "../../kernels/gpu/program.ts";
 import { createStore } from "../../kernels/gpu/store.ts";
+import { headsIn } from "../../kernels/heads.ts";
 import { NO_SLOT, pagedAttention, writeKeyValue } from "../../kernels/paged_attention.ts";
 import { assertClose } from "../close.ts";
 import { checkOp, noise, randomF32, testDevice } from "../harness.ts";
@@ -16,6 +17,8 @@ interface Case {
   readonly blockSize: number;
   /** Sequence and position of each row. */
   readonly rows: readonly (readonly [sequence: number, position: number])[];
+  /** Heads before the queries in each row of the tensor they lie in. */
+  readonly after?: number;
 }
 
 const SEQUENCES = 3;
@@ -33,6 +36,7 @@ const cases: Record<string, Case> = {
   "grouped heads 4:2, width 80": { heads: 4, keyHeads: 2, width: 80, blockSize: 16, rows: mixed },
   "grouped heads 8:1, width 32, blocks of 12": { heads: 8, keyHeads: 1, width: 32, blockSize: 12, rows: mixed },
   "one decode row, width 128": { heads: 2, keyHeads: 2, width: 128, blockSize: 16, rows: [[1, 383]] },
+  "queries within wider rows": { heads: 4, keyHeads: 2, width: 32, blockSize: 16, rows: mixed, after: 24 },
   "one row at position 0, width 16": { heads: 3, keyHeads: 3, width: 16, blockSize: 16, rows: [[2, 0]] },
 };
 
@@ -42,7 +46,7 @@ function scrambled(): Uint32Array {
   return Uint32Array.from(order.map((_, i) => i).sort((a, b) => order[a] - order[b]));
 }
 
-for (const [name, { heads, keyHeads, width, blockSize, rows }] of Object.entries(cases)) {
+for (const [name, { heads, keyHeads, width, blockSize, rows, after = 0 }] of Object.entries(cases)) {
   Deno.test(`paged attention: ${name}`, async () => {
     const scale = 1 / Math.sqrt(width);
     const slots = SEQUENCES * BLOCKS * blockSize;
@@ -53,10 +57,18 @@ for (const [name, { heads, keyHeads, width, blockSize, rows }] of Object.entries
     const cache = [slots, keyHeads, width];
     const candidates = await checkOp({
       build: (_, [q, k, v, table, sequence, position]) =>
-        pagedAttention(q, k, v, table, sequence, position, { scale, blockSize }),
-      reference: ([q, k, v]) => reference.pagedAttention({ ...shape, blockTable, sequences, positions }, q, k, v),
+        pagedAttention(headsIn(q, [after, heads], width)[1], k, v, table, sequence, position, { scale, blockSize }),
+      reference: ([wide, k, v]) => {
+        const stride = (after + heads) * width;
+        const q = wide.filter((_, i) => i % stride >= after * width);
+        return reference.pagedAttention({ ...shape, blockTable, sequences, positions }, q, k, v);
+      },
       inputs: [
-        { shape: [rows.length, heads, width], data: randomF32(rows.length * heads * width, 1, 2), grad: false },
+        {
+          shape: [rows.length, (after + heads) * width],
+          data: randomF32(rows.length * (after + heads) * width, 1, 2),
+          grad: false,
+        },
         { shape: cache, data: randomF32(slots * keyHeads * width, 2, 2), grad: false },
         { shape: cache, data: randomF32(slots * keyHeads * width, 3), grad: false },
         { shape: [SEQUENCES, BLOCKS], data: blockTable },
@@ -82,6 +94,24 @@ Deno.test("write key value: rows go to their slots, others stay, NO_SLOT and for
       { shape: [8, 2, 12], data: randomF32(8 * 24, 1), grad: false },
       { shape: [5, 2, 12], data: randomF32(5 * 24, 2), grad: false },
       { shape: [5], data: slots },
+    ],
+    atol: 1e-30,
+    rtol: 0,
+  });
+});
+
+Deno.test("write key value: heads within wider rows", async () => {
+  await checkOp({
+    build: (_, [cache, x, slots]) => writeKeyValue(cache, headsIn(x, [3, 2], 12)[1], slots),
+    reference: ([cache, x]) => {
+      const written = cache.slice();
+      [4, 1, 7].forEach((slot, row) => written.set(x.subarray(row * 60 + 36, row * 60 + 60), slot * 24));
+      return written;
+    },
+    inputs: [
+      { shape: [8, 2, 12], data: randomF32(8 * 24, 1), grad: false },
+      { shape: [3, 60], data: randomF32(3 * 60, 2), grad: false },
+      { shape: [3], data: Uint32Array.of(4, 1, 7) },
     ],
     atol: 1e-30,
     rtol: 0,

@@ -45,6 +45,7 @@ export function bindingLimit(bytes: number, texels = 8192): (device: Capabilitie
       maxStorageBufferBindingSize: bytes,
       maxBufferSize: 2 ** 31,
       minStorageBufferOffsetAlignment: 256,
+      minUniformBufferOffsetAlignment: 256,
       maxComputeWorkgroupStorageSize: 16384,
       maxComputeInvocationsPerWorkgroup: 256,
       maxComputeWorkgroupSizeX: 256,

@@ -1,7 +1,7 @@
 /** Scheduling and planning on toy ops: no GPU. */
 import assert from "node:assert/strict";
 import { apply, type Call, Graph, type Op, scratch, type Tensor } from "../../../kernels/gpu/graph.ts";
-import { plan, planTextures, schedule, type Step, textureShape, variableOf } from "../../../kernels/gpu/plan.ts";
+import { plan, schedule, type Step, variableOf } from "../../../kernels/gpu/plan.ts";
 import { accumulate } from "../../../kernels/gpu/primitives.ts";
 
 const unary: Op<undefined> = {
@@ -110,23 +110,4 @@ Deno.test("scratch lives during its call alone", () => {
   const planned = plan([{ call: graph.calls[0], dispatches: [dispatch] }], [y]);
   assert.deepEqual(planned.slots, [4000, 16]);
   assert.deepEqual(planned.place(work), { slot: 0 });
-});
-
-Deno.test("a texture is copied again only after its source was written", () => {
-  const graph = new Graph();
-  const x = graph.input("x", [8, 64]);
-  const y = f(x);
-  const view = { tensor: x, access: "read" as const, as: { texture: "rgba32float" as const, rowLength: 64 } };
-  const reading = () => ({ label: "", wgsl: "", workgroups: [1, 1, 1] as const, bindings: [{ ...view }] });
-  const writing = { ...reading(), bindings: [{ tensor: x, access: "read_write" as const }] };
-  const events = [reading(), reading(), writing, reading(), { copied: x }, reading()];
-  const { textures, uses } = planTextures(events, (tensor) => tensor);
-  assert.deepEqual(textures.map(({ width, height }) => [width, height]), [[16, 8]]);
-  assert.deepEqual([...uses.values()].map((use) => use.copy), [true, false, true, true]);
-  assert.deepEqual(textureShape({ ...view, as: { ...view.as, rows: [2, 5], columns: [8, 24] } }), {
-    format: "rgba32float",
-    width: 4,
-    height: 3,
-  });
-  assert.equal(y.shape.length, 2);
 });
