@@ -6,7 +6,7 @@
 import type { Binding, Capabilities, Dispatch, Scratch, Tensor } from "./gpu/graph.ts";
 import { wgsl } from "./gpu/wgsl.ts";
 import { type Block, blockShader, blockTile, groupDepth } from "./matmul_block.ts";
-import { type Few, fewShader } from "./matmul_few.ts";
+import { FEW_ROWS, fewCandidates } from "./matmul_few.ts";
 import scalar from "./matmul_scalar.wgsl" with { type: "text" };
 import { declarations, type Epilogue, type Form, type Source, storeElement } from "./matmul_shader.ts";
 import tile from "./matmul_tile.wgsl" with { type: "text" };
@@ -57,12 +57,14 @@ const ROW_STEP = 64;
 /** A texture row of more columns than this is slow to walk down: the operand is copied by ranges of columns. */
 const COLUMNS_WALKED = { nn: 768, tn: 1024 };
 
-/** Rows up to which the kernels for few rows come first. */
-const FEW_ROWS = 8;
-
 /** Candidate dispatch lists of a product, the best guess for the adapter first; the last is the plainest. */
 export function matmulCandidates(product: Product, device: Capabilities): Dispatch[][] {
-  return kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
+  const others = kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
+  const { form, m, a } = product;
+  const few = form === "tn" || a.tensor.dtype !== "f32" ? [] : fewCandidates({ ...product, form }, device);
+  // Of transposed weights, rows shared by shuffles beat lanes along the inner dimension from three rows on (LOG.md).
+  if (!device.cpu || form === "nn" || m <= 2) return [...few, ...others];
+  return [...others.slice(0, 1), ...few, ...others.slice(1)];
 }
 
 /**
@@ -86,7 +88,7 @@ export function withMatmuls(
 }
 
 function kernelsFor(product: Product, device: Capabilities): Kernel[] {
-  const { form, m } = product;
+  const { form } = product;
   const lanes = device.subgroupSize;
   const register = (source: Source, shared: boolean) =>
     blocks(product, source, shared ? lanes : 1, device.cpu).map((block) => blockKernel(form, block));
@@ -94,12 +96,10 @@ function kernelsFor(product: Product, device: Capabilities): Kernel[] {
     ? [...(lanes > 0 ? register("texture", true) : []), ...register("texture", false)]
     : [];
   const buffer = [...(lanes > 0 ? register("buffer", true) : []), ...register("buffer", false)];
-  const few = m <= FEW_ROWS && lanes > 0 ? fewKernels(product, lanes) : [];
   const tile = tileKernel(form);
   const last = scalarKernel(form);
-  if (!device.cpu) return [...few.reverse(), tile, ...buffer.reverse(), ...texture, last];
-  // With more rows than one, rows shared by shuffles beat lanes along the inner dimension (LOG.md).
-  return m === 1 ? [...few, ...texture, ...buffer, tile, last] : [...texture, ...few, ...buffer, tile, last];
+  if (!device.cpu) return [tile, ...buffer.reverse(), ...texture, last];
+  return [...texture, ...buffer, tile, last];
 }
 
 /** Register blocks that suit a form, for the adapters they were measured on or meant for (LOG.md). */
@@ -147,27 +147,6 @@ function blockKernel(form: Form, block: Block): Kernel {
     iterations: 1 / depth,
     shader: (epilogue) => blockShader(form, block, epilogue),
   };
-}
-
-function fewKernels(product: Product, lanes: number): Kernel[] {
-  const { form, m, k, a, b } = product;
-  if (form !== "nt" || [k, stride(a.tensor), stride(b.tensor)].some((size) => size % 4 !== 0)) return [];
-  const rows = powerOfTwo(m);
-  const columns = Math.min(lanes, Math.max(4, 8 / Math.max(1, rows / 4)));
-  const sources: Source[] = fitsTextures(product) ? ["texture", "buffer"] : ["buffer"];
-  return sources.map((source) => {
-    const few: Few = { source, lanes, rows, columns };
-    const name = `${source} few ${rows}x${columns}`;
-    const iterations = 1 / (4 * lanes);
-    return {
-      name,
-      source,
-      tile: [rows, columns],
-      depth: 4,
-      iterations,
-      shader: (epilogue) => fewShader(few, epilogue),
-    };
-  });
 }
 
 function tileKernel(form: Form): Kernel {
