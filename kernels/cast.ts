@@ -116,7 +116,8 @@ const castOp: Op<Attrs> = {
   inPlace: ({ attrs }): Record<number, number> => attrs.into ? { 0: 1 } : {},
 };
 
-function isFloat(dtype: DType): dtype is FloatType {
+/** Whether a format is one of numbers that products take. */
+export function isFloat(dtype: DType): dtype is FloatType {
   return dtype === "f32" || dtype === "bf16" || dtype === "f16";
 }
 

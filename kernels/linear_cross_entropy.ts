@@ -2,9 +2,11 @@
  * The head of a language model: logits = hidden weightᵀ, and their cross-entropy, in chunks of rows, so that all logits
  * never exist at once. It knows no model; the loss is a sum, weighted by a number that the caller gives as data.
  */
+import { isFloat } from "./cast.ts";
 import { exampleIds } from "./examples.ts";
 import {
   apply,
+  byteLength,
   type Call,
   type Capabilities,
   type Dispatch,
@@ -55,7 +57,7 @@ const LOGITS_BYTES = 32 << 20;
 const STEP = 64;
 
 /**
- * Loss of rows hidden (N, C) under weight (V padded, C) for targets (N) i32. A target outside 0…V-1, such as -100, is
+ * Loss of rows hidden (N, C) under weight (V padded, C), each f32, bf16 or f16, for targets (N) i32. A target outside 0…V-1, such as -100, is
  * ignored. `scale` (1) weighs the sum: one over the number of targets makes a mean.
  *
  * @throws RangeError for shapes or types that don't fit.
@@ -73,7 +75,7 @@ export function linearCrossEntropy(
 }
 
 /**
- * The same, and the gradients of the loss in the same pass, so that the logits are computed once. With `into` (V padded,
+ * The same, and the f32 gradients of the loss in the same pass, so that the logits are computed once. With `into` (V padded,
  * C) dweight is added to it, in its memory.
  */
 export function linearCrossEntropyWithGradients(
@@ -91,9 +93,11 @@ export function linearCrossEntropyWithGradients(
 
 function infer([hidden, weight, targets, scale, into]: readonly TensorType[], { vocabulary }: Attrs): TensorType[] {
   const pair = `hidden ${formatType(hidden)} and weight ${formatType(weight)}`;
-  const matrices = [hidden, weight].every(({ shape, dtype }) => shape.length === 2 && dtype === "f32");
+  const matrices = [hidden, weight].every(({ shape, dtype }) => shape.length === 2 && isFloat(dtype));
   if (!matrices || hidden.shape[1] !== weight.shape[1]) {
-    throw new RangeError(`Cannot take cross-entropy of ${pair}: both must be f32 matrices of the same width`);
+    throw new RangeError(
+      `Cannot take cross-entropy of ${pair}: both must be f32, bf16 or f16 matrices of the same width`,
+    );
   }
   if (!(vocabulary >= 1 && vocabulary <= weight.shape[0])) {
     throw new RangeError(
@@ -131,7 +135,10 @@ const lossOp: Op<Attrs> = {
 
 const gradientsOp: Op<Attrs> = {
   name: "linear_cross_entropy_gradients",
-  infer: (inputs, attrs) => [...infer(inputs, attrs), inputs[0], inputs[1]],
+  infer(inputs, attrs) {
+    const gradients = inputs.slice(0, 2).map(({ shape }): TensorType => ({ shape, dtype: "f32" }));
+    return [...infer(inputs, attrs), ...gradients];
+  },
   kernels: (call, device) => candidates(call, device, true),
   cost: (call) => cost(call, 3),
   examples,
@@ -141,8 +148,8 @@ const gradientsOp: Op<Attrs> = {
 function cost({ inputs: [hidden, weight] }: Call<Attrs>, products: number) {
   const [rows, columns] = hidden.shape;
   const entries = weight.shape[0];
-  const elements = rows * columns + entries * columns + 2 * rows * entries;
-  return { flops: 2 * products * rows * columns * entries, bytes: 4 * products * elements };
+  const bytes = byteLength(hidden) + byteLength(weight) + 8 * rows * entries;
+  return { flops: 2 * products * rows * columns * entries, bytes: products * bytes };
 }
 
 function examples({ inputs: [, , targets], attrs }: Call<Attrs>) {

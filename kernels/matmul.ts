@@ -1,6 +1,7 @@
 /** Matrix products with bias and accumulation, and their gradients, which are matrix products too. */
-import { apply, type Call, count, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
+import { cast, type FloatType, isFloat } from "./cast.ts";
 import { columnSum } from "./column_sum.ts";
+import { apply, byteLength, type Call, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
 import { matmulCandidates } from "./matmul_dispatch.ts";
 import type { Form } from "./matmul_shader.ts";
 
@@ -22,7 +23,8 @@ interface Attrs {
 }
 
 /**
- * The product (M, N) of two f32 matrices, (M, K) by (K, N) where none is transposed. Sums are f32.
+ * The product (M, N) of two matrices, (M, K) by (K, N) where none is transposed, each f32, bf16 or f16. Sums and the
+ * result are f32. Gradients are f32 too, from an incoming one in the format of the packed operands.
  *
  * @throws RangeError for sizes that don't fit, or where both operands are transposed.
  */
@@ -57,8 +59,11 @@ function infer(inputs: readonly TensorType[], attrs: Attrs): readonly TensorType
   if (a.shape.length !== 2 || b.shape.length !== 2) {
     throw new RangeError(`Cannot multiply ${pair}: both must be matrices`);
   }
-  const other = inputs.find(({ dtype }) => dtype !== "f32");
-  if (other !== undefined) throw new RangeError(`Cannot multiply ${pair}: one is ${other.dtype}, all must be f32`);
+  for (const { dtype } of [a, b]) {
+    if (!isFloat(dtype)) throw new RangeError(`Cannot multiply ${pair}: one is ${dtype}, want f32, bf16 or f16`);
+  }
+  const other = inputs.slice(2).find(({ dtype }) => dtype !== "f32");
+  if (other !== undefined) throw new RangeError(`Cannot add ${formatType(other)} to ${pair}: it must be f32`);
   const { m, n, k, innerOfB } = sizesOf(inputs, attrs);
   if (k !== innerOfB) throw new RangeError(`Cannot multiply ${pair}: inner sizes are ${k} and ${innerOfB}`);
   if (attrs.bias && inputs[2].shape.join() !== `${n}`) {
@@ -81,18 +86,22 @@ const op: Op<Attrs> = {
   },
   cost({ inputs, outputs: [c], attrs }) {
     const { m, n, k } = sizesOf(inputs, attrs);
-    const elements = [...inputs, c].reduce((sum, tensor) => sum + count(tensor), 0);
-    return { flops: 2 * m * n * k, bytes: 4 * elements };
+    return { flops: 2 * m * n * k, bytes: [...inputs, c].reduce((sum, tensor) => sum + byteLength(tensor), 0) };
   },
   vjp(call, [grad], into) {
     if (grad === null) return call.inputs.map(() => null);
-    const [da, db] = productGradients(call, grad, into);
+    const [da, db] = productGradients(call, cast(grad, packedFormat(call.inputs)), into);
     const { bias, accumulate } = call.attrs;
     const dbias = bias ? [columnSum(grad, into[2] ?? undefined)] : [];
     return [da, db, ...dbias, ...(accumulate ? [grad] : [])];
   },
   inPlace: ({ inputs, attrs }): Record<number, number> => attrs.accumulate ? { 0: inputs.length - 1 } : {},
 };
+
+/** The format of packed operands, f32 where none is. */
+function packedFormat([a, b]: readonly TensorType[]): FloatType {
+  return (a.dtype !== "f32" ? a.dtype : b.dtype) as FloatType;
+}
 
 function productGradients(call: Call<Attrs>, grad: Tensor, into: readonly (Tensor | null)[]): [Tensor, Tensor] {
   const [a, b] = call.inputs;

@@ -4,14 +4,21 @@
  *
  * An invocation holds `rows` x `vectors` vec4 sums. With `lanes` > 1 the lanes of a subgroup load different parts of A
  * and pass them round by shuffles: on CPU drivers, where a load costs as much as a dozen multiply-adds, that is what
- * makes a matmul fast (LOG.md).
+ * makes a matmul fast (LOG.md). Operands come in pieces of 16 bytes: 4 f32 or 8 halves, unpacked where they are loaded.
  */
 
 import { range } from "./gpu/wgsl.ts";
-import { declarations, type Epilogue, type Form, loadVector, type Source } from "./matmul_shader.ts";
+import { declarations, type Epilogue, type Form, type Formats, loadPiece, type Source } from "./matmul_shader.ts";
+import { placeOf, UNPACKING } from "./unpacking.ts";
 
-export interface Block {
+/** What a block is for. */
+export interface BlockUse {
+  readonly form: Form;
+  readonly formats: Formats;
   readonly source: Source;
+}
+
+export interface Block extends BlockUse {
   /** Lanes of the subgroup that share their loads of A; 1: none do. A sharing workgroup is one subgroup. */
   readonly lanes: number;
   /** Rows of the result an invocation holds. */
@@ -32,41 +39,62 @@ export function blockTile(
   return [rows * (lanes > 1 ? 1 : y), 4 * vectors * x];
 }
 
-/** Steps of the inner dimension that one load of A by all lanes covers. */
-export function groupDepth({ lanes, rows }: Block): number {
-  return rows < lanes ? 4 * lanes / rows : 4;
+/** Steps of the inner dimension in the least pass: one load of A by all lanes, one piece of B's rows. */
+export function leastDepth({ form, formats, lanes, rows }: Pick<Block, "form" | "formats" | "lanes" | "rows">): number {
+  if (form === "tn") return 1;
+  return Math.max(stepsOfA(formats, lanes, rows), form === "nt" ? piece(formats.b) : 1);
 }
 
-/** The shader of a block; operands and result are bound as vec4 or textures. */
-export function blockShader(form: Form, block: Block, epilogue: Epilogue): string {
-  const { rows, vectors, depth, workgroup: [x, y], lanes } = block;
-  const columns = form === "nt" ? "let b_row = first_vector * 4u;" : "";
-  return `${declarations("vec4f", block.source, epilogue)}
+/** Whether registers, pieces and lanes of a block divide each other. */
+export function isWhole({ form, formats, lanes, rows, vectors, depth }: Block): boolean {
+  if (depth % leastDepth({ form, formats, lanes, rows }) !== 0) return false;
+  if (vectors % vectorsOfB(form, formats) !== 0) return false;
+  const pieces = form === "tn" ? rows / piece(formats.a) : rows;
+  return Number.isInteger(pieces) && (pieces % lanes === 0 || lanes % pieces === 0);
+}
+
+function piece(format: Formats["a"]): number {
+  return UNPACKING[format].weights;
+}
+
+/** Steps that one load of rows of A by all lanes covers. */
+function stepsOfA({ a }: Formats, lanes: number, rows: number): number {
+  return piece(a) * Math.max(1, lanes / rows);
+}
+
+/** vec4 columns that one piece of B gives. */
+function vectorsOfB(form: Form, { b }: Formats): number {
+  return form === "nt" ? 1 : piece(b) / 4;
+}
+
+/** The shader of a block. */
+export function blockShader(block: Block, epilogue: Epilogue): string {
+  const { form, formats, source, rows, vectors, depth, workgroup: [x, y], lanes } = block;
+  const pieces = vectors / vectorsOfB(form, formats);
+  return `${declarations(formats, source, epilogue)}
 @compute @workgroup_size(${x}, ${y})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u${
     lanes > 1 ? ", @builtin(subgroup_invocation_id) lane: u32" : ""
   }) {
   let first_row = ${lanes > 1 ? `group.y * ${rows}u` : `(group.y * ${y}u + local.y) * ${rows}u`};
-  let first_vector = group.x * ${x * vectors}u + ${lanes > 1 ? "lane" : "local.x"};
-  ${columns}
+  let first_piece = group.x * ${x * pieces}u + ${lanes > 1 ? "lane" : "local.x"};
+  ${form === "nt" ? "let b_row = first_piece * 4u;" : ""}
   ${range(rows).map((i) => range(vectors).map((j) => `var c${i}_${j} = vec4f();`).join(" ")).join("\n  ")}
   var k = 0u;
   for (; k + ${depth}u <= sizes.k; k += ${depth}u) {
-    ${loopBody(form, block, depth)}
+    ${loopBody(block)}
   }
-  ${form === "tn" && depth > 1 ? `for (; k < sizes.k; k++) {\n    ${loopBody(form, block, 1)}\n  }` : ""}
+  ${form === "tn" && depth > 1 ? `for (; k < sizes.k; k++) {\n    ${loopBody({ ...block, depth: 1 })}\n  }` : ""}
   ${range(rows).map((i) => storeRow(i, block, epilogue)).join("\n  ")}
 }`;
 }
 
-function loopBody(form: Form, block: Block, depth: number): string {
-  const { rows, vectors } = block;
-  const lines: string[] = [];
-  if (form === "nt") lines.push(...loadRowsOfB(block, depth));
-  if (form !== "tn") lines.push(...loadRowsOfA(block, depth));
+function loopBody(block: Block): string {
+  const { form, rows, vectors, depth } = block;
+  const lines = form === "nt" ? loadRowsOfB(block) : [];
+  lines.push(...(form === "tn" ? loadColumnsOfA(block) : loadRowsOfA(block)));
   for (const q of range(depth)) {
-    if (form === "tn") lines.push(...loadColumnsOfA(block, q));
-    lines.push(...range(vectors).map((j) => `let b${q}_${j} = ${vectorOfB(form, block, q, j)};`));
+    lines.push(...(form === "nt" ? turnedB(block, q) : loadVectorsOfB(block, q)));
     for (const i of range(rows)) {
       const value = form === "tn" ? columnValue(block, i, q) : rowValue(block, i, q);
       lines.push(
@@ -78,73 +106,127 @@ function loopBody(form: Form, block: Block, depth: number): string {
   return lines.join("\n    ");
 }
 
-/** Registers `t<group>_<part>`: with fewer rows than lanes, the spare lanes load the following texels of the same rows. */
-function loadRowsOfA(block: Block, depth: number): string[] {
-  const { lanes, rows, source } = block;
-  const each = groupDepth(block);
+/** Registers `<name>_<v>`: the vectors of one piece. */
+function loadUnpacked(name: string, format: Formats["a"], load: string): string {
+  const { weights, unpack } = UNPACKING[format];
+  if (weights === 4) return `let ${name}_0 = ${load};`;
+  return `let ${name} = ${load}; ${range(weights / 4).map((v) => `let ${name}_${v} = ${unpack(name, v)};`).join(" ")}`;
+}
+
+/** Element `index` of a piece that `loadUnpacked` put into registers. */
+function elementOf(name: string, format: Formats["a"], index: number): string {
+  const { weights, place } = UNPACKING[format];
+  const [v, e] = placeOf({ vectors: weights / 4, place }, index);
+  return `${name}_${v}.${PARTS[e]}`;
+}
+
+/** Pieces `t<group>_<part>`: with fewer rows than lanes, the spare lanes load the following pieces of the same rows. */
+function loadRowsOfA({ source, formats, lanes, rows, depth }: Block): string[] {
+  const each = stepsOfA(formats, lanes, rows);
+  const load = (group: number, part: number, x: string, y: string) =>
+    loadUnpacked(`t${group}_${part}`, formats.a, loadPiece("a", source, formats.a, x, y));
   return range(depth / each).flatMap((group) => {
-    const texel = `k / 4u + ${group * each / 4}u`;
-    if (lanes === 1) {
-      return range(rows).map((i) => `let t${group}_${i} = ${loadVector("a", source, texel, `first_row + ${i}u`)};`);
-    }
-    if (rows < lanes) {
-      return [
-        `let t${group}_0 = ${loadVector("a", source, `${texel} + lane / ${rows}u`, `first_row + lane % ${rows}u`)};`,
-      ];
-    }
-    return range(rows / lanes).map((part) =>
-      `let t${group}_${part} = ${loadVector("a", source, texel, `first_row + ${part * lanes}u + lane`)};`
-    );
+    const x = `k / ${piece(formats.a)}u + ${group * each / piece(formats.a)}u`;
+    if (lanes === 1) return range(rows).map((i) => load(group, i, x, `first_row + ${i}u`));
+    if (rows < lanes) return [load(group, 0, `${x} + lane / ${rows}u`, `first_row + lane % ${rows}u`)];
+    return range(rows / lanes).map((part) => load(group, part, x, `first_row + ${part * lanes}u + lane`));
   });
 }
 
-function rowValue(block: Block, i: number, q: number): string {
-  const { lanes, rows } = block;
-  const each = groupDepth(block);
-  const group = Math.floor(q / each);
-  const part = PARTS[q % 4];
-  if (lanes === 1) return `t${group}_${i}.${part}`;
-  if (rows < lanes) return `subgroupShuffle(t${group}_0.${part}, ${i + rows * Math.floor(q % each / 4)}u)`;
-  return `subgroupShuffle(t${group}_${Math.floor(i / lanes)}.${part}, ${i % lanes}u)`;
+function rowValue({ formats, lanes, rows }: Block, i: number, q: number): string {
+  const each = stepsOfA(formats, lanes, rows);
+  const size = piece(formats.a);
+  const [group, within] = [Math.floor(q / each), q % each];
+  const value = (part: number) => elementOf(`t${group}_${part}`, formats.a, within % size);
+  if (lanes === 1) return value(i);
+  if (rows < lanes) return `subgroupShuffle(${value(0)}, ${i + rows * Math.floor(within / size)}u)`;
+  return `subgroupShuffle(${value(Math.floor(i / lanes))}, ${i % lanes}u)`;
 }
 
-/** A stored (K, M): one vec4 holds four rows of the result. */
-function loadColumnsOfA({ lanes, rows, source }: Block, q: number): string[] {
-  const vectors = Math.ceil(rows / 4 / lanes);
-  const lane = lanes > 1 ? " + lane" : "";
-  return range(vectors).map((part) =>
-    `let t${q}_${part} = ${loadVector("a", source, `first_row / 4u + ${part * lanes}u${lane}`, `k + ${q}u`)};`
+/** How lanes share columns of A: `pieces` make one step's rows; where lanes are spare they load the following steps. */
+function columnLoads({ formats, lanes, rows, depth }: Block): { pieces: number; steps: number } {
+  const pieces = rows / piece(formats.a);
+  return { pieces, steps: Math.min(depth, Math.max(1, lanes / pieces)) };
+}
+
+/** A stored (K, M): one piece holds several rows of the result. */
+function loadColumnsOfA(block: Block): string[] {
+  const { source, formats, lanes, depth } = block;
+  const { pieces, steps } = columnLoads(block);
+  const first = `first_row / ${piece(formats.a)}u`;
+  return range(depth / steps).flatMap((group) =>
+    range(Math.ceil(pieces / lanes)).map((part) => {
+      const spare = pieces < lanes;
+      const x = lanes === 1 ? `${part}u` : spare ? `lane % ${pieces}u` : `${part * lanes}u + lane`;
+      const y = `k + ${group * steps}u${spare ? ` + lane / ${pieces}u` : ""}`;
+      const load = loadPiece("a", source, formats.a, `${first} + ${x}`, y);
+      return loadUnpacked(`t${group}_${part}`, formats.a, load);
+    })
   );
 }
 
-function columnValue({ lanes }: Block, i: number, q: number): string {
-  const vector = i >> 2;
-  const value = `t${q}_${Math.floor(vector / lanes)}.${PARTS[i & 3]}`;
-  return lanes > 1 ? `subgroupShuffle(${value}, ${vector % lanes}u)` : value;
+function columnValue(block: Block, i: number, q: number): string {
+  const { formats, lanes } = block;
+  const { pieces, steps } = columnLoads(block);
+  const at = Math.floor(i / piece(formats.a));
+  const value = elementOf(`t${Math.floor(q / steps)}_${Math.floor(at / lanes)}`, formats.a, i % piece(formats.a));
+  if (lanes === 1) return value;
+  return `subgroupShuffle(${value}, ${at % lanes + pieces * (q % steps)}u)`;
+}
+
+/** Registers `b<q>_<j>`, in the order in which pieces unpack. */
+function loadVectorsOfB({ form, source, formats, vectors, workgroup: [across] }: Block, q: number): string[] {
+  const each = vectorsOfB(form, formats);
+  const { unpack } = UNPACKING[formats.b];
+  return range(vectors / each).map((p) => {
+    const load = loadPiece("b", source, formats.b, `first_piece + ${p * across}u`, `k + ${q}u`);
+    if (each === 1) return `let b${q}_${p} = ${load};`;
+    return `let p${q}_${p} = ${load}; ` +
+      range(each).map((v) => `let b${q}_${p * each + v} = ${unpack(`p${q}_${p}`, v)};`).join(" ");
+  });
 }
 
 /** B stored (N, K): the four rows that make this invocation's four columns. */
-function loadRowsOfB({ source, vectors, workgroup: [across] }: Block, depth: number): string[] {
-  return range(depth / 4).flatMap((group) =>
+function loadRowsOfB({ source, formats, vectors, depth, workgroup: [across] }: Block): string[] {
+  const each = piece(formats.b);
+  return range(depth / each).flatMap((group) =>
     range(vectors).flatMap((j) =>
-      range(4).map((e) =>
-        `let r${group}_${j}_${e} = ${loadVector("b", source, `k / 4u + ${group}u`, `b_row + ${4 * across * j + e}u`)};`
-      )
+      range(4).map((e) => {
+        const load = loadPiece("b", source, formats.b, `k / ${each}u + ${group}u`, `b_row + ${4 * across * j + e}u`);
+        return loadUnpacked(`r${group}_${j}_${e}`, formats.b, load);
+      })
     )
   );
 }
 
-function vectorOfB(form: Form, { source, workgroup: [across] }: Block, q: number, j: number): string {
-  if (form !== "nt") return loadVector("b", source, `first_vector + ${j * across}u`, `k + ${q}u`);
-  return `vec4f(${range(4).map((e) => `r${q >> 2}_${j}_${e}.${PARTS[q & 3]}`).join(", ")})`;
+function turnedB({ formats, vectors }: Block, q: number): string[] {
+  const each = piece(formats.b);
+  return range(vectors).map((j) => {
+    const parts = range(4).map((e) => elementOf(`r${Math.floor(q / each)}_${j}_${e}`, formats.b, q % each));
+    return `let b${q}_${j} = vec4f(${parts.join(", ")});`;
+  });
 }
 
-function storeRow(i: number, { vectors, workgroup: [across] }: Block, { bias, accumulate }: Epilogue): string {
+function storeRow(i: number, block: Block, { bias, accumulate }: Epilogue): string {
+  const { form, formats, vectors, workgroup: [across] } = block;
+  const each = vectorsOfB(form, formats);
   const stores = range(vectors).map((j) => {
-    const vector = `first_vector + ${j * across}u`;
+    const first = `first_piece + ${Math.floor(j / each) * across}u`;
+    const vector = each === 1 ? first : `(${first}) * ${each}u + ${j % each}u`;
     const added = bias ? ` + bias[sizes.c_column / 4u + ${vector}]` : "";
     const place = `c[((first_row + ${i}u) * sizes.c_stride + sizes.c_column) / 4u + ${vector}]`;
-    return `if ((${vector}) * 4u < sizes.n) { ${place} = ${accumulate ? `${place} + ` : ""}c${i}_${j}${added}; }`;
+    const value = each === 1 ? `c${i}_${j}` : orderedVector(i, j, each, formats.b);
+    return `if ((${vector}) * 4u < sizes.n) { ${place} = ${accumulate ? `${place} + ` : ""}${value}${added}; }`;
   });
   return `if (first_row + ${i}u < sizes.m) { ${stores.join(" ")} }`;
+}
+
+/** Sums stand as B's pieces unpack; a row of C wants columns in order. */
+function orderedVector(i: number, j: number, each: number, format: Formats["b"]): string {
+  const from = j - j % each;
+  const parts = range(4).map((e) => {
+    const [v, part] = placeOf({ vectors: each, place: UNPACKING[format].place }, 4 * (j % each) + e);
+    return `c${i}_${from + v}.${PARTS[part]}`;
+  });
+  return `vec4f(${parts.join(", ")})`;
 }

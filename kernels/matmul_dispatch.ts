@@ -3,22 +3,31 @@
  * is cut where an operand passes a binding or a texture. Other ops use it for products over scratch memory and rows of
  * tensors. It knows no graph and no gradient.
  */
-import type { Binding, Capabilities, Dispatch, Scratch, Tensor } from "./gpu/graph.ts";
+import type { FloatType } from "./cast.ts";
+import { type Binding, byteLength, type Capabilities, type Dispatch, type Scratch, type Tensor } from "./gpu/graph.ts";
 import { wgsl } from "./gpu/wgsl.ts";
-import { type Block, blockShader, blockTile, groupDepth } from "./matmul_block.ts";
-import { FEW_ROWS, fewCandidates } from "./matmul_few.ts";
+import { type Block, blockShader, blockTile, isWhole, leastDepth } from "./matmul_block.ts";
+import { type Few, fewShader } from "./matmul_few.ts";
 import scalar from "./matmul_scalar.wgsl" with { type: "text" };
-import { declarations, type Epilogue, type Form, type Source, storeElement } from "./matmul_shader.ts";
+import {
+  elementDeclarations,
+  type Epilogue,
+  type Form,
+  type Formats,
+  type Source,
+  storeElement,
+} from "./matmul_shader.ts";
 import tile from "./matmul_tile.wgsl" with { type: "text" };
+import { UNPACKING } from "./unpacking.ts";
 
-/** A tensor seen as rows of `stride` elements; row 0 of the matrix is row `row` of the tensor. */
+/** A tensor, f32 or packed halves, seen as rows; row 0 of the matrix is row `row` of the tensor. */
 export interface Matrix {
   readonly tensor: Tensor | Scratch;
-  /** Default 0. Where it isn't, row * stride must be a multiple of 64. */
+  /** Default 0. Where it isn't, a row before it ends at a multiple of 256 bytes. */
   readonly row?: number;
 }
 
-/** C (m, n) = A B, or + bias, or added to C. The tensors' rows may be longer than the extents. */
+/** C (m, n) = A B, or + bias, or added to C, in f32. The tensors' rows may be longer than the extents. */
 export interface Product extends Epilogue {
   readonly form: Form;
   readonly a: Matrix;
@@ -51,20 +60,18 @@ interface Part {
 }
 type Range = readonly [from: number, to: number];
 
-/** Parts start at multiples of this, so that slices of any f32 matrix start at multiples of 256 bytes. */
+/** Parts start at multiples of this, so that slices of any matrix start at multiples of 256 bytes. */
 const ROW_STEP = 64;
 
-/** A texture row of more columns than this is slow to walk down: the operand is copied by ranges of columns. */
-const COLUMNS_WALKED = { nn: 768, tn: 1024 };
+/** A texture with longer rows than this is slow to walk down: the operand is copied by ranges of columns. */
+const WALKED_BYTES = { nn: 3072, tn: 4096 };
+
+/** Rows up to which the kernels for few rows come first. */
+const FEW_ROWS = 8;
 
 /** Candidate dispatch lists of a product, the best guess for the adapter first; the last is the plainest. */
 export function matmulCandidates(product: Product, device: Capabilities): Dispatch[][] {
-  const others = kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
-  const { form, m, a } = product;
-  const few = form === "tn" || a.tensor.dtype !== "f32" ? [] : fewCandidates({ ...product, form }, device);
-  // Of transposed weights, rows shared by shuffles beat lanes along the inner dimension from three rows on (LOG.md).
-  if (!device.cpu || form === "nn" || m <= 2) return [...few, ...others];
-  return [...others.slice(0, 1), ...few, ...others.slice(1)];
+  return kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
 }
 
 /**
@@ -88,93 +95,140 @@ export function withMatmuls(
 }
 
 function kernelsFor(product: Product, device: Capabilities): Kernel[] {
-  const { form } = product;
+  const { m } = product;
   const lanes = device.subgroupSize;
   const register = (source: Source, shared: boolean) =>
-    blocks(product, source, shared ? lanes : 1, device.cpu).map((block) => blockKernel(form, block));
+    blocks(product, source, shared ? lanes : 1, device.cpu).map(blockKernel);
   const texture = fitsTextures(product)
     ? [...(lanes > 0 ? register("texture", true) : []), ...register("texture", false)]
     : [];
   const buffer = [...(lanes > 0 ? register("buffer", true) : []), ...register("buffer", false)];
-  const tile = tileKernel(form);
-  const last = scalarKernel(form);
-  if (!device.cpu) return [tile, ...buffer.reverse(), ...texture, last];
-  return [...texture, ...buffer, tile, last];
+  const few = m <= FEW_ROWS && lanes > 0 ? fewKernels(product, lanes) : [];
+  const tile = tileKernel(product);
+  const last = scalarKernel(product);
+  if (!device.cpu) return [...few.reverse(), tile, ...buffer.reverse(), ...texture, last];
+  // With more rows than one, rows shared by shuffles beat lanes along the inner dimension (LOG.md).
+  return m === 1 ? [...few, ...texture, ...buffer, tile, last] : [...texture, ...few, ...buffer, tile, last];
 }
 
-/** Register blocks that suit a form, for the adapters they were measured on or meant for (LOG.md). */
-function blocks({ form, m, n, k, a, b, c }: Product, source: Source, lanes: number, cpu: boolean): Block[] {
-  const strides = [a, b, c].map(({ tensor }) => stride(tensor));
-  if ([n, ...strides].some((size) => size % 4 !== 0)) return [];
-  const shape = (rows: number, vectors: number, depth: number, workgroup: Block["workgroup"]): Block => {
-    const block = { source, lanes, rows, vectors, depth: 0, workgroup };
-    return { ...block, depth: form === "tn" ? depth : Math.max(depth, groupDepth(block)) };
-  };
-  const made = lanes > 1 ? sharing(form, m, lanes, shape) : alone(source, cpu, shape);
-  return made.flatMap((block) => {
-    if (form === "tn" || k % block.depth === 0) return [block];
-    const shallow = { ...block, depth: groupDepth(block) };
-    return k % shallow.depth === 0 ? [shallow] : [];
+/** Register blocks that suit a product, for the adapters they were measured on or meant for (LOG.md). */
+function blocks(product: Product, source: Source, lanes: number, cpu: boolean): Block[] {
+  const { form, m, n, k, a, b, c } = product;
+  const formats = formatsOf(product);
+  const pieces = [a, b].map(({ tensor }) => stride(tensor) / UNPACKING[tensor.dtype as FloatType].weights);
+  if (![n / 4, stride(c.tensor) / 4, ...pieces].every(Number.isInteger)) return [];
+  const shapes = lanes > 1 ? sharing(form, formats, m, lanes) : alone(form, formats, source, cpu);
+  const seen = new Set<string>();
+  return shapes.flatMap(([rows, vectors, depth]) => {
+    const workgroup: Block["workgroup"] = lanes > 1 ? [lanes, 1] : cpu ? [8, 1] : [8, 8];
+    const block = { form, formats, source, lanes, rows, vectors, workgroup };
+    const least = leastDepth(block);
+    const fitting = [Math.max(depth, least), least].map((depth): Block => ({ ...block, depth }))
+      .find((block) => isWhole(block) && (form === "tn" || k % block.depth === 0));
+    const name = JSON.stringify(fitting);
+    if (fitting === undefined || seen.has(name)) return [];
+    seen.add(name);
+    return [fitting];
   });
 }
 
-type Shape = (rows: number, vectors: number, depth: number, workgroup: Block["workgroup"]) => Block;
+/** Rows, vec4 columns and steps of the inner dimension that an invocation takes at once. */
+type Shape = readonly [rows: number, vectors: number, depth: number];
 
-function sharing(form: Form, m: number, lanes: number, shape: Shape): Block[] {
-  const workgroup = [lanes, 1] as const;
-  if (form === "tn") return [shape(32, 2, 2, workgroup)];
-  const main = form === "nn" ? shape(16, 2, 8, workgroup) : shape(32, 1, 8, workgroup);
-  if (m > FEW_ROWS) return [main];
+function sharing(form: Form, formats: Formats, m: number, lanes: number): readonly Shape[] {
+  const packed = formats.b !== "f32";
+  const usual = SHARING[form][packed ? "packed" : "f32"];
+  if (form === "tn" || m > FEW_ROWS) return usual;
   const rows = powerOfTwo(m);
-  const depth = Math.max(8, 4 * lanes / rows);
+  const depth = leastDepth({ form, formats, lanes, rows });
   // The loop's body must stay below about 1,000 multiply-adds (LOG.md).
-  const vectors = Math.max(1, Math.min(form === "nn" ? 4 : 1, Math.floor(256 / (rows * depth))));
-  return [shape(rows, vectors, depth, workgroup), main];
+  const most = Math.floor(256 / (rows * Math.max(8, depth)));
+  const vectors = form === "nt" ? 1 : Math.max(packed ? 2 : 1, Math.min(4, most));
+  return [[rows, vectors, 8], ...usual];
 }
 
-function alone(source: Source, cpu: boolean, shape: Shape): Block[] {
-  if (cpu) return [source === "texture" ? shape(16, 2, 4, [8, 1]) : shape(8, 2, 4, [8, 1])];
-  return [shape(4, 1, 4, [8, 8])];
+/** By whether B is packed, the best first. */
+const SHARING: Readonly<Record<Form, Readonly<Record<"f32" | "packed", readonly Shape[]>>>> = {
+  nn: { f32: [[16, 2, 8]], packed: [[16, 2, 4], [8, 4, 8]] },
+  nt: { f32: [[32, 1, 8]], packed: [[24, 1, 8], [32, 1, 8]] },
+  tn: { f32: [[32, 2, 2]], packed: [[32, 2, 2]] },
+};
+
+function alone(form: Form, formats: Formats, source: Source, cpu: boolean): readonly Shape[] {
+  if (cpu) return [source === "texture" ? [16, 2, 4] : [8, 2, 4]];
+  const rows = form === "tn" ? UNPACKING[formats.a].weights : 4;
+  return [[rows, form !== "nt" && formats.b !== "f32" ? 2 : 1, 4]];
 }
 
-function blockKernel(form: Form, block: Block): Kernel {
-  const { source, lanes, rows, vectors, depth } = block;
+function blockKernel(block: Block): Kernel {
+  const { formats, source, lanes, rows, vectors, depth } = block;
   return {
-    name: `${source} ${rows}x${4 * vectors}${lanes > 1 ? ` shared by ${lanes}` : ""} k${depth}`,
+    name: `${formatsName(formats)}${source} ${rows}x${4 * vectors}${lanes > 1 ? ` shared by ${lanes}` : ""} k${depth}`,
     source,
     tile: blockTile(block),
     depth,
     iterations: 1 / depth,
-    shader: (epilogue) => blockShader(form, block, epilogue),
+    shader: (epilogue) => blockShader(block, epilogue),
   };
 }
 
-function tileKernel(form: Form): Kernel {
+function formatsOf({ a, b }: Product): Formats {
+  return { a: a.tensor.dtype as FloatType, b: b.tensor.dtype as FloatType };
+}
+
+function formatsName({ a, b }: Formats): string {
+  return a === "f32" && b === "f32" ? "" : `${a} by ${b} `;
+}
+
+function fewKernels(product: Product, lanes: number): Kernel[] {
+  const { form, m, k, a, b } = product;
+  if (a.tensor.dtype !== "f32" || b.tensor.dtype !== "f32") return [];
+  if (form !== "nt" || [k, stride(a.tensor), stride(b.tensor)].some((size) => size % 4 !== 0)) return [];
+  const rows = powerOfTwo(m);
+  const columns = Math.min(lanes, Math.max(4, 8 / Math.max(1, rows / 4)));
+  const sources: Source[] = fitsTextures(product) ? ["texture", "buffer"] : ["buffer"];
+  return sources.map((source) => {
+    const few: Few = { source, lanes, rows, columns };
+    const name = `${source} few ${rows}x${columns}`;
+    const iterations = 1 / (4 * lanes);
+    return {
+      name,
+      source,
+      tile: [rows, columns],
+      depth: 4,
+      iterations,
+      shader: (epilogue) => fewShader(few, epilogue),
+    };
+  });
+}
+
+function tileKernel(product: Product): Kernel {
   // Of 16 steps: one iteration round them, four that load, 16 that multiply; leaving a loop is one too.
   return {
-    name: "tile 64x64",
+    name: `${formatsName(formatsOf(product))}tile 64x64`,
     source: "buffer",
     tile: [64, 64],
     depth: 16,
     iterations: 23 / 16,
-    shader: (epilogue) => plain(form, tile, epilogue),
+    shader: (epilogue) => plain(product, tile, epilogue),
   };
 }
 
-function scalarKernel(form: Form): Kernel {
+function scalarKernel(product: Product): Kernel {
   return {
-    name: "scalar",
+    name: `${formatsName(formatsOf(product))}scalar`,
     source: "buffer",
     tile: [8, 8],
     depth: 1,
     iterations: 1,
-    shader: (epilogue) => plain(form, scalar, epilogue),
+    shader: (epilogue) => plain(product, scalar, epilogue),
   };
 }
 
-function plain(form: Form, source: string, epilogue: Epilogue): string {
+function plain(product: Product, source: string, epilogue: Epilogue): string {
+  const { form } = product;
   return wgsl(
-    `${declarations("f32", "buffer", epilogue)}
+    `${elementDeclarations(formatsOf(product), epilogue)}
 fn store(row: u32, column: u32, value: f32) { ${storeElement("row", "column", "value", epilogue)} }
 ${source}`,
     { TRANSPOSE_A: form === "tn", TRANSPOSE_B: form === "nt" },
@@ -185,14 +239,22 @@ function powerOfTwo(size: number): number {
   return 2 ** Math.ceil(Math.log2(size));
 }
 
-/** Elements of a row of the first dimension. */
+function rowBytes(tensor: Tensor | Scratch): number {
+  return byteLength(tensor) / tensor.shape[0];
+}
+
+function elementBytes({ dtype }: Tensor | Scratch): number {
+  return 16 / UNPACKING[dtype as FloatType].weights;
+}
+
+/** Elements of a row of the first dimension, with the padding of packed ones. */
 function stride(tensor: Tensor | Scratch): number {
-  return tensor.shape.slice(1).reduce((product, size) => product * size, 1);
+  return rowBytes(tensor) / elementBytes(tensor);
 }
 
 /** A copy to a texture takes rows of a multiple of 256 bytes. */
 function fitsTextures({ a, b }: Product): boolean {
-  return stride(a.tensor) % ROW_STEP === 0 && stride(b.tensor) % ROW_STEP === 0;
+  return rowBytes(a.tensor) % 256 === 0 && rowBytes(b.tensor) % 256 === 0;
 }
 
 function dispatches(product: Product, kernel: Kernel, device: Capabilities): Dispatch[] {
@@ -206,17 +268,25 @@ function dispatches(product: Product, kernel: Kernel, device: Capabilities): Dis
 }
 
 function parts({ form, a, b, c, m, n, k }: Product, kernel: Kernel, device: Capabilities): Part[] {
-  const { limits } = device;
-  const bufferRows = ({ tensor }: Matrix) => Math.floor(limits.maxStorageBufferBindingSize / (4 * stride(tensor)));
+  const { maxStorageBufferBindingSize, maxTextureDimension2D, maxComputeWorkgroupsPerDimension } = device.limits;
+  const bufferRows = ({ tensor }: Matrix) => Math.floor(maxStorageBufferBindingSize / rowBytes(tensor));
   const texture = kernel.source === "texture";
-  const rows = texture ? () => limits.maxTextureDimension2D : bufferRows;
-  const columns = texture ? 4 * limits.maxTextureDimension2D : Infinity;
-  const walked = texture && form !== "nt" ? COLUMNS_WALKED[form] : Infinity;
-  const groups = limits.maxComputeWorkgroupsPerDimension;
-  const inner = form === "nn" ? Math.min(columns, rows(b)) : form === "nt" ? columns : Math.min(rows(a), rows(b));
+  const rows = texture ? () => maxTextureDimension2D : bufferRows;
+  const columns = ({ tensor }: Matrix) => texture ? 16 / elementBytes(tensor) * maxTextureDimension2D : Infinity;
+  const walked = (operand: Matrix) =>
+    texture && form !== "nt"
+      ? Math.min(columns(operand), WALKED_BYTES[form] / elementBytes(operand.tensor))
+      : columns(operand);
+  const inner = form === "nn"
+    ? Math.min(columns(a), rows(b))
+    : form === "nt"
+    ? Math.min(columns(a), columns(b))
+    : Math.min(rows(a), rows(b));
+  const [tileRows, tileColumns] = kernel.tile;
+  const groups = maxComputeWorkgroupsPerDimension;
   const most = {
-    m: Math.min(form === "tn" ? Math.min(columns, walked) : rows(a), bufferRows(c), groups * kernel.tile[0]),
-    n: Math.min(form === "nt" ? rows(b) : Math.min(columns, walked), groups * kernel.tile[1]),
+    m: Math.min(form === "tn" ? walked(a) : rows(a), bufferRows(c), groups * tileRows),
+    n: Math.min(form === "nt" ? rows(b) : walked(b), groups * tileColumns),
     k: Math.min(inner, Math.floor(device.loopIterations / kernel.iterations)),
   };
   const steps = Math.max(ROW_STEP, kernel.depth);
@@ -262,6 +332,7 @@ function buffered({ tensor, row = 0 }: Matrix, [from, to]: Range, access: Bindin
 function textured({ tensor, row = 0 }: Matrix, [from, to]: Range, columns: Range): Binding {
   const rowLength = stride(tensor);
   const whole = columns[0] === 0 && columns[1] === rowLength;
-  const view = { texture: "rgba32float", rowLength, rows: [row + from, row + to] } as const;
+  const { texture } = UNPACKING[tensor.dtype as FloatType];
+  const view = { texture, rowLength, rows: [row + from, row + to] } as const;
   return { tensor, access: "read", as: whole ? view : { ...view, columns } };
 }

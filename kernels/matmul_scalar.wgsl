@@ -10,7 +10,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   var at_b = sizes.b_column + column * select(1u, sizes.b_stride, TRANSPOSE_B);
   var sum = 0.0;
   for (var k = 0u; k < sizes.k; k++) {
-    sum = fma(a[at_a], b[at_b], sum);
+    sum = fma(a_at(at_a), b_at(at_b), sum);
     at_a += step_a;
     at_b += step_b;
   }

@@ -11,12 +11,12 @@ var<workgroup> tile_b: array<f32, DEPTH * PITCH>;
 
 fn element_a(row: u32, k: u32) -> f32 {
   if (row >= sizes.m || k >= sizes.k) { return 0.0; }
-  return a[select(row * sizes.a_stride + k, k * sizes.a_stride + row, TRANSPOSE_A) + sizes.a_column];
+  return a_at(select(row * sizes.a_stride + k, k * sizes.a_stride + row, TRANSPOSE_A) + sizes.a_column);
 }
 
 fn element_b(k: u32, column: u32) -> f32 {
   if (k >= sizes.k || column >= sizes.n) { return 0.0; }
-  return b[select(k * sizes.b_stride + column, column * sizes.b_stride + k, TRANSPOSE_B) + sizes.b_column];
+  return b_at(select(k * sizes.b_stride + column, column * sizes.b_stride + k, TRANSPOSE_B) + sizes.b_column);
 }
 
 @compute @workgroup_size(16, 16)

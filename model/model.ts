@@ -93,9 +93,7 @@ export function createModel(
 function initial({ shape, init }: Parameter, seed: number, stream: number): Float32Array {
   const elements = count({ shape, dtype: "f32" });
   if ("value" in init) return new Float32Array(elements).fill(init.value);
-  const values = normals(seed, stream, elements);
-  for (let i = 0; i < elements; i++) values[i] *= init.std;
-  return values;
+  return normals(seed, stream, elements).map((value) => value * init.std);
 }
 
 export interface ModelOptions {

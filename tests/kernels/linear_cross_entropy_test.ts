@@ -1,6 +1,7 @@
 /** Linear cross-entropy by every candidate against f64: chunks, padding, ignored targets, running sums. */
 import assert from "node:assert/strict";
 import { type Call, type Capabilities, Graph, type Tensor } from "../../kernels/gpu/graph.ts";
+import { cast, type FloatType } from "../../kernels/cast.ts";
 import { linearCrossEntropy, linearCrossEntropyWithGradients } from "../../kernels/linear_cross_entropy.ts";
 import { checkOp, randomF32 } from "../harness.ts";
 import { bindingLimit } from "./run_graph.ts";
@@ -13,6 +14,8 @@ interface Case {
   readonly vocabulary: number;
   readonly logitsBytes?: number;
   readonly change?: (device: Capabilities) => Capabilities;
+  /** Of hidden and weight. */
+  readonly format?: FloatType;
 }
 
 /** Every third target is ignored. */
@@ -25,11 +28,16 @@ function tolerance({ columns, rows }: Case) {
   return { atol: 3 * (columns + rows) * 2 ** -24, rtol: 1e-5 };
 }
 
+/** Numbers that every format holds exactly. */
+function coarse(length: number, seed: number, scale = 1): Float32Array {
+  return randomF32(length, seed, scale * 64).map((x) => Math.round(x) / 64);
+}
+
 function inputsOf(sizes: Case) {
   const { rows, columns, padded } = sizes;
   return [
-    { shape: [rows, columns], data: randomF32(rows * columns, 1, 3) },
-    { shape: [padded, columns], data: randomF32(padded * columns, 2) },
+    { shape: [rows, columns], data: coarse(rows * columns, 1, 3) },
+    { shape: [padded, columns], data: coarse(padded * columns, 2) },
     { shape: [rows], data: targetsOf(sizes) },
     { shape: [1], data: Float32Array.of(0.25), grad: false },
   ];
@@ -52,7 +60,8 @@ function checkLoss(sizes: Case): Promise<number> {
     ...tolerance(sizes),
     samples: 6,
     inputs: inputsOf(sizes),
-    build: (_, [hidden, weight, targets, scale]) => {
+    build: (_, [x, w, targets, scale]) => {
+      const [hidden, weight] = [x, w].map((operand) => cast(operand, sizes.format ?? "f32"));
       const { loss } = linearCrossEntropy(hidden, weight, targets, scale, sizes);
       return under([loss], sizes.change);
     },
@@ -69,7 +78,8 @@ function checkGradients(sizes: Case): Promise<number> {
   return checkOp({
     ...tolerance(sizes),
     inputs: [...inputs, { shape: inputs[1].shape, data: randomF32(sizes.padded * sizes.columns, 9), grad: false }],
-    build: (_, [hidden, weight, targets, scale, into]) => {
+    build: (_, [x, w, targets, scale, into]) => {
+      const [hidden, weight] = [x, w].map((operand) => cast(operand, sizes.format ?? "f32"));
       const made = linearCrossEntropyWithGradients(hidden, weight, targets, scale, sizes);
       const { dweight } = linearCrossEntropyWithGradients(hidden, weight, targets, scale, { ...sizes, into });
       return [
@@ -98,6 +108,14 @@ Deno.test("rows in chunks: loss, row losses, both gradients, running sum", async
 Deno.test("sizes that are no multiple of anything", async () => {
   await checkGradients({ rows: 67, columns: 13, padded: 41, vocabulary: 37, logitsBytes: 1 });
 });
+
+for (const format of ["bf16", "f16"] as const) {
+  Deno.test(`hidden and weight in ${format}: every candidate, and no multiple of anything`, async () => {
+    await checkLoss({ rows: 70, columns: 128, padded: 192, vocabulary: 190, logitsBytes: 1, format });
+    await checkGradients({ rows: 70, columns: 128, padded: 192, vocabulary: 190, logitsBytes: 1, format });
+    await checkGradients({ rows: 67, columns: 13, padded: 41, vocabulary: 37, format });
+  });
+}
 
 Deno.test("one row, one column, a vocabulary of two", async () => {
   await checkGradients({ rows: 1, columns: 1, padded: 2, vocabulary: 2 });
@@ -141,7 +159,7 @@ Deno.test("cross-entropy refuses what doesn't fit", () => {
   assert.throws(() => make(8, graph.input("u", [4], "u32")), /targets are \(4\) u32, want one i32 a row/);
   assert.throws(() => linearCrossEntropy(weight, graph.input("x", [8, 5]), targets, scale, { vocabulary: 8 }), {
     name: "RangeError",
-    message: /both must be f32 matrices of the same width/,
+    message: /both must be f32, bf16 or f16 matrices of the same width/,
   });
   const { rowLosses } = make(8);
   assert.throws(() => {

@@ -8,6 +8,7 @@ import {
   Graph,
   type Tensor,
 } from "../../kernels/gpu/graph.ts";
+import { cast, type FloatType } from "../../kernels/cast.ts";
 import { columnSum } from "../../kernels/column_sum.ts";
 import { matmul, type MatmulOptions } from "../../kernels/matmul.ts";
 import { checkOp, randomF32 } from "../harness.ts";
@@ -26,26 +27,41 @@ interface Case extends MatmulOptions {
   readonly withBias?: boolean;
   readonly samples?: number;
   readonly gradients?: boolean;
+  /** Formats of the operands. */
+  readonly formats?: readonly [a: FloatType, b: FloatType];
   /** Replaces the op's call by the same under other capabilities. */
   readonly change?: (device: Capabilities) => Capabilities;
 }
 
-function check({ withBias, change, samples = 4, gradients = true, ...sizes }: Case): Promise<number> {
+function check({ withBias, change, samples = 4, gradients = true, formats = ["f32", "f32"], ...sizes }: Case) {
   const { m, n, k, transposeA, transposeB } = sizes;
+  const packed = formats.find((format) => format !== "f32");
+  const longest = Math.max(k, m, n);
   return checkOp({
-    ...allowance(Math.max(k, m, n)),
+    ...allowance(longest),
+    // The incoming gradient is rounded to the packed format, each of its values by half a unit in the last place.
+    ...(packed ? { gradients: { atol: longest * 2 ** -(BITS[packed] + 1), rtol: 0 } } : {}),
     samples,
     inputs: [
-      { shape: transposeA ? [k, m] : [m, k], data: randomF32(m * k, 1), grad: gradients },
-      { shape: transposeB ? [n, k] : [k, n], data: randomF32(k * n, 2), grad: gradients },
+      { shape: transposeA ? [k, m] : [m, k], data: exact(m * k, 1, formats[0]), grad: gradients },
+      { shape: transposeB ? [n, k] : [k, n], data: exact(k * n, 2, formats[1]), grad: gradients },
       ...(withBias ? [{ shape: [n], data: randomF32(n, 3), grad: gradients }] : []),
     ],
     build(_, [a, b, bias]) {
-      const product = matmul(a, b, { transposeA, transposeB, bias });
+      const product = matmul(cast(a, formats[0]), cast(b, formats[1]), { transposeA, transposeB, bias });
       return change === undefined ? product : under(product, change);
     },
     reference: ([a, b, bias]) => reference(a, b, sizes, bias),
   });
+}
+
+/** Bits of the fraction. */
+const BITS = { f32: 23, bf16: 7, f16: 10 };
+
+/** Numbers in (-1, 1) that a format holds exactly. */
+function exact(length: number, seed: number, format: FloatType): Float32Array {
+  const unit = 2 ** BITS[format];
+  return format === "f32" ? randomF32(length, seed) : randomF32(length, seed).map((x) => Math.round(x * unit) / unit);
 }
 
 /** The same call, offered the kernels of an adapter with other capabilities. */
@@ -73,6 +89,38 @@ for (const [name, form] of Object.entries(forms)) {
   });
   Deno.test(`matmul ${name}: the kernels for GPUs`, async () => {
     await check({ ...form, m: 68, n: 68, k: 40, samples: 2, change: (device) => ({ ...device, cpu: false }) });
+  });
+}
+
+const FORMATS: readonly (readonly [FloatType, FloatType])[] = [
+  ["bf16", "bf16"],
+  ["f16", "f16"],
+  ["f32", "bf16"],
+  ["f16", "f32"],
+];
+for (const formats of FORMATS) {
+  for (const [name, form] of Object.entries(forms)) {
+    const tn = name === "tn";
+    Deno.test(`matmul ${name} of ${formats.join(" and ")}: every candidate, sizes that suit none, few rows`, async () => {
+      const candidates = await check({ ...form, formats, m: tn ? 128 : 70, n: 128, k: tn ? 71 : 128, withBias: true });
+      assert.ok(candidates >= 5, `only ${candidates} candidates`);
+      await check({ ...form, formats, m: 67, n: 9, k: 35, withBias: true });
+      await check({ ...form, formats, m: 8, n: 128, k: 128, gradients: false });
+    });
+  }
+}
+
+for (const [name, form] of Object.entries(forms)) {
+  Deno.test(`matmul ${name} of bf16: past bindings and textures, wide, and by the kernels for GPUs`, async () => {
+    const formats = ["bf16", "bf16"] as const;
+    const sizes = {
+      nn: { m: 70, n: 128, k: 256 },
+      nt: { m: 70, n: 132, k: 128 },
+      tn: { m: 256, n: 128, k: 70 },
+    }[name]!;
+    await check({ ...form, formats, ...sizes, withBias: true, samples: 1, change: bindingLimit(64 * 132 * 4, 64) });
+    await check({ ...form, formats, m: 136, n: 2176, k: 72, samples: 1 });
+    await check({ ...form, formats, m: 72, n: 72, k: 40, change: (device) => ({ ...device, cpu: false }) });
   });
 }
 
@@ -109,7 +157,7 @@ Deno.test("matmul refuses what doesn't fit", () => {
   assert.throws(() => matmul(a, b, { transposeA: true, transposeB: true }), /both transposed: transpose one at most/);
   assert.throws(() => matmul(a, b, { transposeB: true, bias }), /with bias \(6\): it must be \(16\)/);
   assert.throws(() => matmul(a, b, { transposeB: true, into: a }), /into \(8, 6\): it must be \(8, 16\)/);
-  assert.throws(() => matmul(a, graph.input("ids", [6, 2], "u32")), /one is u32, all must be f32/);
+  assert.throws(() => matmul(a, graph.input("ids", [6, 2], "u32")), /one is u32, want f32, bf16 or f16/);
   assert.throws(() => matmul(a, bias), /both must be matrices/);
 });
 
@@ -176,7 +224,7 @@ function assertBound({ label, bindings, workgroups }: Dispatch, { limits }: Capa
   }
 }
 
-for (const [rows, columns] of [[300, 72], [5, 33], [129, 7], [70, 300]]) {
+for (const [rows, columns] of [[300, 72], [5, 33], [129, 7]]) {
   Deno.test(`column sum of (${rows}, ${columns}), returned and added`, async () => {
     const data = randomF32(rows * columns, 4);
     const ones = randomF32(columns, 5);
