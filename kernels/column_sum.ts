@@ -11,11 +11,13 @@ import {
   type Tensor,
 } from "./gpu/graph.ts";
 import { read, write } from "./gpu/primitives.ts";
-import { wgsl } from "./gpu/wgsl.ts";
-import source from "./column_sum.wgsl" with { type: "text" };
+import { range, wgsl } from "./gpu/wgsl.ts";
 
 /** Rows that one invocation adds up before the partial sums are added. */
 const BLOCK = 64;
+
+/** Vectors of a row that an invocation adds up: a CPU driver waits for memory unless a row's lines are read together. */
+const HELD = { cpu: 8, gpu: 1 };
 
 interface Attrs {
   readonly accumulate: boolean;
@@ -44,18 +46,49 @@ const op: Op<Attrs> = {
   inPlace: ({ attrs }): Record<number, number> => attrs.accumulate ? { 0: 1 } : {},
 };
 
+/**
+ * Sums of columns over blocks of rows, one block a workgroup row; WIDTH counts elements of a row. Long columns go in two
+ * passes: blocks of x to partial sums, then all partial sums to the result.
+ */
+function shader(element: "f32" | "vec4f", held: number, constants: Parameters<typeof wgsl>[1]): string {
+  const each = (line: (j: number, place: string) => string) =>
+    range(held).map((j) => line(j, `column + ${j}u * WORKGROUP`)).join("\n  ");
+  // What is loaded past a row's end is dropped.
+  return `${wgsl(`alias Element = ${element};`, constants)}
+struct Uniforms { rows: u32, block: u32, first_block: u32 }
+@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> sums: array<Element>;
+@group(0) @binding(2) var<uniform> u: Uniforms;
+fn store(column: u32, block: u32, sum: Element) {
+  if (column >= WIDTH) { return; }
+  let place = (u.first_block + block) * WIDTH + column;
+  sums[place] = select(Element(), sums[place], ACCUMULATE) + sum;
+}
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let column = group.x * ${held}u * WORKGROUP + lane;
+  let first = group.y * u.block;
+  ${each((j) => `var sum${j} = Element();`)}
+  for (var row = first; row < min(first + u.block, u.rows); row++) {
+    ${each((j, place) => `sum${j} += x[row * WIDTH + ${place}];`)}
+  }
+  ${each((j, place) => `store(${place}, group.y, sum${j});`)}
+}`;
+}
+
 function dispatches(x: Tensor, sums: Tensor, lanes: 1 | 4, { accumulate }: Attrs, device: Capabilities): Dispatch[] {
   const [rows, columns] = x.shape;
   const { maxStorageBufferBindingSize, maxComputeWorkgroupsPerDimension } = device.limits;
   const width = columns / lanes;
   const workgroup = device.cpu ? 8 : 64;
+  const held = Math.min(device.cpu ? HELD.cpu : HELD.gpu, Math.ceil(width / workgroup));
   const pass = (from: Tensor | Scratch, range: readonly [number, number], to: Tensor | Scratch, block: number) => {
     const blocks = Math.ceil((range[1] - range[0]) / block);
     const constants = { WORKGROUP: workgroup, WIDTH: width, ACCUMULATE: accumulate && to === sums };
     return {
       label: "column_sum",
-      wgsl: `alias Element = ${lanes === 4 ? "vec4f" : "f32"};\n${wgsl(source, constants)}`,
-      workgroups: [Math.ceil(width / workgroup), blocks, 1],
+      wgsl: shader(lanes === 4 ? "vec4f" : "f32", held, constants),
+      workgroups: [Math.ceil(width / (held * workgroup)), blocks, 1],
       bindings: [read(from, range), write(to)],
       uniforms: [range[1] - range[0], block, range[0] / block],
     } as const;

@@ -7,7 +7,7 @@ import type { FloatType } from "./cast.ts";
 import { type Binding, byteLength, type Capabilities, type Dispatch, type Scratch, type Tensor } from "./gpu/graph.ts";
 import { wgsl } from "./gpu/wgsl.ts";
 import { type Block, blockShader, blockTile, isWhole, leastDepth } from "./matmul_block.ts";
-import { type Few, fewShader } from "./matmul_few.ts";
+import { FEW_ROWS, fewCandidates } from "./matmul_few.ts";
 import scalar from "./matmul_scalar.wgsl" with { type: "text" };
 import {
   elementDeclarations,
@@ -66,12 +66,14 @@ const ROW_STEP = 64;
 /** A texture with longer rows than this is slow to walk down: the operand is copied by ranges of columns. */
 const WALKED_BYTES = { nn: 3072, tn: 4096 };
 
-/** Rows up to which the kernels for few rows come first. */
-const FEW_ROWS = 8;
-
 /** Candidate dispatch lists of a product, the best guess for the adapter first; the last is the plainest. */
 export function matmulCandidates(product: Product, device: Capabilities): Dispatch[][] {
-  return kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
+  const others = kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
+  const { form, m, a } = product;
+  const few = form === "tn" || a.tensor.dtype !== "f32" ? [] : fewCandidates({ ...product, form }, device);
+  // Of transposed weights, rows shared by shuffles beat lanes along the inner dimension from three rows on (LOG.md).
+  if (!device.cpu || form === "nn" || m <= 2) return [...few, ...others];
+  return [...others.slice(0, 1), ...few, ...others.slice(1)];
 }
 
 /**
@@ -95,7 +97,6 @@ export function withMatmuls(
 }
 
 function kernelsFor(product: Product, device: Capabilities): Kernel[] {
-  const { m } = product;
   const lanes = device.subgroupSize;
   const register = (source: Source, shared: boolean) =>
     blocks(product, source, shared ? lanes : 1, device.cpu).map(blockKernel);
@@ -103,12 +104,10 @@ function kernelsFor(product: Product, device: Capabilities): Kernel[] {
     ? [...(lanes > 0 ? register("texture", true) : []), ...register("texture", false)]
     : [];
   const buffer = [...(lanes > 0 ? register("buffer", true) : []), ...register("buffer", false)];
-  const few = m <= FEW_ROWS && lanes > 0 ? fewKernels(product, lanes) : [];
   const tile = tileKernel(product);
   const last = scalarKernel(product);
-  if (!device.cpu) return [...few.reverse(), tile, ...buffer.reverse(), ...texture, last];
-  // With more rows than one, rows shared by shuffles beat lanes along the inner dimension (LOG.md).
-  return m === 1 ? [...few, ...texture, ...buffer, tile, last] : [...texture, ...few, ...buffer, tile, last];
+  if (!device.cpu) return [tile, ...buffer.reverse(), ...texture, last];
+  return [...texture, ...buffer, tile, last];
 }
 
 /** Register blocks that suit a product, for the adapters they were measured on or meant for (LOG.md). */
@@ -178,28 +177,6 @@ function formatsOf({ a, b }: Product): Formats {
 
 function formatsName({ a, b }: Formats): string {
   return a === "f32" && b === "f32" ? "" : `${a} by ${b} `;
-}
-
-function fewKernels(product: Product, lanes: number): Kernel[] {
-  const { form, m, k, a, b } = product;
-  if (a.tensor.dtype !== "f32" || b.tensor.dtype !== "f32") return [];
-  if (form !== "nt" || [k, stride(a.tensor), stride(b.tensor)].some((size) => size % 4 !== 0)) return [];
-  const rows = powerOfTwo(m);
-  const columns = Math.min(lanes, Math.max(4, 8 / Math.max(1, rows / 4)));
-  const sources: Source[] = fitsTextures(product) ? ["texture", "buffer"] : ["buffer"];
-  return sources.map((source) => {
-    const few: Few = { source, lanes, rows, columns };
-    const name = `${source} few ${rows}x${columns}`;
-    const iterations = 1 / (4 * lanes);
-    return {
-      name,
-      source,
-      tile: [rows, columns],
-      depth: 4,
-      iterations,
-      shader: (epilogue) => fewShader(few, epilogue),
-    };
-  });
 }
 
 function tileKernel(product: Product): Kernel {

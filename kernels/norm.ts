@@ -3,97 +3,20 @@
  * before them. They know rows of columns and no model. Statistics are two passes over a row, so that nothing cancels.
  */
 import { columnSum } from "./column_sum.ts";
-import { apply, type Call, type Capabilities, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
+import { apply, type Call, count, formatType, type Op, type Tensor } from "./gpu/graph.ts";
 import { read, write } from "./gpu/primitives.ts";
-import { f32, grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
+import { grid } from "./gpu/wgsl.ts";
+import { type NormShape, NormText } from "./norm_shader.ts";
 
 interface Norm {
-  /** "layer" subtracts the mean, "rms" doesn't. */
-  readonly kind: "layer" | "rms";
+  readonly kind: NormShape["kind"];
   readonly eps: number;
   /** Whether the first two inputs are added before. */
   readonly residual: boolean;
 }
 
-/** Rows whose contributions to the parameters' gradients one invocation adds up. */
-const BLOCK = 32;
-
-/** How the lanes of a row's workgroup add up: shuffles where a subgroup is trusted and cheap, else workgroup memory. */
-function lanes(device: Capabilities): { readonly count: number; readonly total: string } {
-  if (device.cpu && device.subgroupSize > 0) {
-    const size = device.subgroupSize;
-    const steps = Array.from({ length: Math.log2(size) }, (_, i) => `sum += subgroupShuffleXor(sum, ${1 << i}u);`);
-    return {
-      count: size,
-      total: `fn total(lane: u32, x: T) -> f32 { var sum = dot(x, T(1.0)); ${steps.join(" ")} return sum; }`,
-    };
-  }
-  return {
-    count: 64,
-    total: `var<workgroup> sums: array<f32, 64>;
-fn total(lane: u32, x: T) -> f32 {
-  workgroupBarrier();
-  sums[lane] = dot(x, T(1.0));
-  for (var half = 32u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) { sums[lane] += sums[lane + half]; }
-  }
-  workgroupBarrier();
-  return sums[0];
-}`,
-  };
-}
-
-/** What every shader here opens with. */
-function preamble(columns: number, device: Capabilities, own: string): string {
-  const vector = columns % 4 === 0 ? 4 : 1;
-  const type = vector === 4 ? "alias T = vec4f;" : "alias T = f32;\nfn dot(a: f32, b: f32) -> f32 { return a * b; }";
-  const { count: LANES, total } = lanes(device);
-  const constants = { LANES, GRID_WIDTH, WIDTH: columns / vector, COLUMNS: { f32: columns } };
-  return `${type}\nstruct Uniforms { rows: u32 }\n${wgsl(own, constants)}\n${total}`;
-}
-
-const MAIN = `@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.x + group.y * GRID_WIDTH;
-  if (row >= u.rows) { return; }
-  let base = row * WIDTH;`;
-
-function forwardShader({ kind, eps, residual }: Norm, columns: number, device: Capabilities): string {
-  const layer = kind === "layer";
-  const names = [
-    ...(residual ? ["read> x: array<T>", "read> skip: array<T>"] : ["read> x: array<T>"]),
-    ...(layer ? ["read> weight: array<T>", "read> bias: array<T>"] : ["read> weight: array<T>"]),
-    ...(residual ? ["read_write> sum: array<T>"] : []),
-    "read_write> y: array<T>",
-    "read_write> statistics: array<vec2f>",
-  ];
-  const value = residual ? "sum[base + i]" : "x[base + i]";
-  return preamble(columns, device, declare(names)) + `
-${MAIN}
-  var mean = 0.0;
-  ${residual ? "for (var i = lane; i < WIDTH; i += LANES) { sum[base + i] = x[base + i] + skip[base + i]; }" : ""}
-  ${
-    layer
-      ? `var first = T(); for (var i = lane; i < WIDTH; i += LANES) { first += ${value}; }
-  mean = total(lane, first) / COLUMNS;`
-      : ""
-  }
-  var second = T();
-  for (var i = lane; i < WIDTH; i += LANES) { let d = ${value} - mean; second += d * d; }
-  let rstd = 1.0 / sqrt(total(lane, second) / COLUMNS + ${f32(eps)});
-  for (var i = lane; i < WIDTH; i += LANES) {
-    y[base + i] = (${value} - mean) * rstd * weight[i]${layer ? " + bias[i]" : ""};
-  }
-  if (lane == 0u) { statistics[row] = vec2f(mean, rstd); }
-}`;
-}
-
-function declare(names: readonly string[]): string {
-  return [...names, "uniform> u: Uniforms"].map((name, i) =>
-    `@group(0) @binding(${i}) var<${name.startsWith("uniform") ? "" : "storage, "}${name};`
-  ).join("\n");
-}
+/** Rows a workgroup goes through: where loads are dear many, so that parameters are read once for all of them. */
+const ROWS = { cpu: 32, gpu: 4 };
 
 const normOp: Op<Norm> = {
   name: "norm",
@@ -112,10 +35,12 @@ const normOp: Op<Norm> = {
   },
   kernels({ inputs, outputs, attrs }, device) {
     const [rows, columns] = inputs[0].shape;
+    const { kind, eps, residual } = attrs;
+    const each = device.cpu ? ROWS.cpu : ROWS.gpu;
     return [[{
-      label: `${attrs.kind} norm${attrs.residual ? " of a sum" : ""}`,
-      wgsl: forwardShader(attrs, columns, device),
-      workgroups: grid(rows),
+      label: `${kind} norm${residual ? " of a sum" : ""}`,
+      wgsl: new NormText({ kind, columns }, each, device).forward(eps, residual),
+      workgroups: grid(Math.ceil(rows / each)),
       bindings: [...inputs.map((x) => read(x)), ...outputs.map((y) => write(y))],
       uniforms: [rows],
     }]];
@@ -135,94 +60,37 @@ function normVjp(
   const statistics = outputs.at(-1)!;
   const parameters = inputs.slice(residual ? 2 : 1);
   if (dy === null) return [dsum, dsum, ...parameters.map(() => null)];
-  const dx = apply(backwardOp, [dy, x, statistics, parameters[0], ...(dsum ? [dsum] : [])], attrs)[0];
-  const partials = apply(partialsOp, [dy, x, statistics], attrs);
+  const inputsOfBackward = [dy, x, statistics, parameters[0], ...(dsum ? [dsum] : [])];
+  const [dx, ...partials] = apply(backwardOp, inputsOfBackward, attrs);
   const dparameters = partials.map((part, i) => columnSum(part, into[(residual ? 2 : 1) + i] ?? undefined));
   return residual ? [dx, dx, ...dparameters] : [dx, ...dparameters];
 }
 
-function backwardShader(kind: Norm["kind"], adds: boolean, columns: number, device: Capabilities): string {
-  const reads = ["read> dy: array<T>", "read> x: array<T>", "read> statistics: array<vec2f>", "read> weight: array<T>"];
-  const slope = kind === "layer" ? "g - along - normed * across" : "g - normed * across";
-  return preamble(columns, device, declare([...reads, "read_write> dx: array<T>"])) + `
-${MAIN}
-  let mean = statistics[row].x;
-  let rstd = statistics[row].y;
-  var sum = T();
-  var products = T();
-  for (var i = lane; i < WIDTH; i += LANES) {
-    let g = dy[base + i] * weight[i];
-    sum += g;
-    products += g * (x[base + i] - mean) * rstd;
-  }
-  let along = total(lane, sum) / COLUMNS;
-  let across = total(lane, products) / COLUMNS;
-  for (var i = lane; i < WIDTH; i += LANES) {
-    let g = dy[base + i] * weight[i];
-    let normed = (x[base + i] - mean) * rstd;
-    dx[base + i] = ${adds ? "dx[base + i] + " : ""}rstd * (${slope});
-  }
-}`;
-}
+/** Rows whose contributions to the parameters' gradients are one partial sum. */
+const BLOCK = 16;
 
-/** Gradient of what was normed: (dy, x, statistics, weight, [running sum]) → (N, C), in the running sum's memory. */
+/**
+ * (dy, x, statistics, weight, [running sum]) → the gradient of what was normed (N, C), in the running sum's memory, and
+ * those of the parameters, summed over blocks of rows, (blocks, C) each.
+ */
 const backwardOp: Op<Norm> = {
   name: "norm_backward",
-  infer: ([, x]) => [x],
-  kernels({ inputs: [dy, x, statistics, weight, sum], outputs: [dx], attrs }, device) {
-    const [rows, columns] = x.shape;
+  infer([, x], { kind }) {
+    const partial = { shape: [Math.ceil(x.shape[0] / BLOCK), x.shape[1]], dtype: "f32" } as const;
+    return kind === "layer" ? [x, partial, partial] : [x, partial];
+  },
+  kernels({ inputs, outputs, attrs: { kind } }, device) {
+    const [rows, columns] = inputs[1].shape;
     return [[{
-      label: `${attrs.kind} norm backward`,
-      wgsl: backwardShader(attrs.kind, sum !== undefined, columns, device),
-      workgroups: grid(rows),
-      bindings: [read(dy), read(x), read(statistics), read(weight), write(dx)],
+      label: `${kind} norm backward`,
+      wgsl: new NormText({ kind, columns }, BLOCK, device).backward(inputs.length === 5),
+      workgroups: grid(outputs[1].shape[0]),
+      bindings: [...inputs.slice(0, 4).map((x) => read(x)), ...outputs.map((y) => write(y))],
       uniforms: [rows],
     }]];
   },
-  cost: ({ inputs: [dy] }) => ({ flops: 16 * count(dy), bytes: 16 * count(dy) }),
+  cost: ({ inputs: [dy] }) => ({ flops: 20 * count(dy), bytes: 16 * count(dy) }),
   inPlace: ({ inputs }): Record<number, number> => inputs.length === 5 ? { 0: 4 } : {},
-};
-
-const PARTIALS = `
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let column = group.x * WORKGROUP + lane;
-  if (column >= WIDTH) { return; }
-  var dweight = T();
-  var dbias = T();
-  for (var row = group.y * BLOCK; row < min(u.rows, (group.y + 1u) * BLOCK); row++) {
-    let g = dy[row * WIDTH + column];
-    dweight += g * (x[row * WIDTH + column] - statistics[row].x) * statistics[row].y;
-    dbias += g;
-  }
-  dweights[group.y * WIDTH + column] = dweight;
-  WRITE_BIAS
-}`;
-
-/** Gradients of the parameters, summed over blocks of rows: (dy, x, statistics) → (blocks, C) each. */
-const partialsOp: Op<Norm> = {
-  name: "norm_partials",
-  infer([dy], { kind }) {
-    const partial = { shape: [Math.ceil(dy.shape[0] / BLOCK), dy.shape[1]], dtype: "f32" } as const;
-    return kind === "layer" ? [partial, partial] : [partial];
-  },
-  kernels({ inputs, outputs, attrs }, device) {
-    const [rows, columns] = inputs[0].shape;
-    const layer = attrs.kind === "layer";
-    const reads = ["read> dy: array<T>", "read> x: array<T>", "read> statistics: array<vec2f>"];
-    const writes = ["read_write> dweights: array<T>", ...(layer ? ["read_write> dbiases: array<T>"] : [])];
-    const body = PARTIALS.replace("WRITE_BIAS", layer ? "dbiases[group.y * WIDTH + column] = dbias;" : "");
-    const WORKGROUP = device.cpu ? 8 : 64;
-    const width = columns % 4 === 0 ? columns / 4 : columns;
-    return [[{
-      label: `${attrs.kind} norm parameters`,
-      wgsl: wgsl(preamble(columns, device, declare([...reads, ...writes])) + body, { WORKGROUP, BLOCK }),
-      workgroups: [Math.ceil(width / WORKGROUP), outputs[0].shape[0], 1],
-      bindings: [...inputs.map((x) => read(x)), ...outputs.map((y) => write(y))],
-      uniforms: [rows],
-    }]];
-  },
-  cost: ({ inputs: [dy] }) => ({ flops: 5 * count(dy), bytes: 8 * count(dy) }),
 };
 
 /** (x - mean) / √(variance + eps) · weight + bias, row by row. x (N, C); weight, bias (C). */

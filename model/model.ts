@@ -93,7 +93,9 @@ export function createModel(
 function initial({ shape, init }: Parameter, seed: number, stream: number): Float32Array {
   const elements = count({ shape, dtype: "f32" });
   if ("value" in init) return new Float32Array(elements).fill(init.value);
-  return normals(seed, stream, elements).map((value) => value * init.std);
+  const values = normals(seed, stream, elements);
+  for (let i = 0; i < elements; i++) values[i] *= init.std;
+  return values;
 }
 
 export interface ModelOptions {

@@ -2,6 +2,7 @@
 import { differentiate } from "../kernels/gpu/grad.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
 import { linearCrossEntropy, linearCrossEntropyWithGradients } from "../kernels/linear_cross_entropy.ts";
+import { scaleBy } from "../kernels/reduce.ts";
 import type { Architecture, Context } from "./context.ts";
 import { operand } from "./linear.ts";
 import { copyEntry, createScope, type Formats, matrixOf, type Parameter, variableOf } from "./scope.ts";
@@ -18,6 +19,8 @@ export interface ObjectiveOptions {
   readonly formats?: Formats;
   /** The running sum that a parameter's gradient is added to; without it gradients are values of their own. */
   readonly into?: (parameter: Parameter) => Tensor;
+  /** (1): loss and gradients are multiplied by it, so that gradients stay within f16's range. */
+  readonly lossScale?: Tensor;
 }
 
 /**
@@ -29,7 +32,7 @@ export function objective(
   architecture: Architecture,
   context: Context,
   vocabulary: number,
-  { formats = {}, into }: ObjectiveOptions = {},
+  { formats = {}, into, lossScale }: ObjectiveOptions = {},
 ): Objective {
   const declared = new Map<string, Parameter>();
   const scope = createScope(graph, formats, declared);
@@ -38,7 +41,9 @@ export function objective(
   const parameters = [...declared.values()];
   const tied = parameters.findIndex((parameter) => matrixOf(graph, parameter, formats) === head);
   const sums = parameters.map((parameter) => into?.(parameter));
-  const { loss, dhidden, dweight } = linearCrossEntropyWithGradients(hidden, head, ...targetsOf(graph, context), {
+  const [targets, scale] = targetsOf(graph, context);
+  const weight = lossScale === undefined ? scale : scaleBy(scale, lossScale);
+  const { loss, dhidden, dweight } = linearCrossEntropyWithGradients(hidden, head, targets, weight, {
     vocabulary,
     into: sums[tied],
   });

@@ -1,7 +1,8 @@
 /** AdamW over a loaded model, a step at a time, for use as a library. It knows no data and no schedule. */
 import { denseBatch } from "../model/batch.ts";
 import type { Model } from "../model/model.ts";
-import { compileStep, type Step } from "./step.ts";
+import type { Precision } from "./precision.ts";
+import { checkTrainable, compileStep, type Report, type Step } from "./step.ts";
 
 export interface AdamWSettings {
   /** Learning rate; may be set anew between steps through `optimizer.lr`. */
@@ -12,13 +13,15 @@ export interface AdamWSettings {
   readonly weightDecay?: number;
   /** Largest norm of all gradients together; 0 clips nothing. */
   readonly clip?: number;
+  /** What products with weights compute in; weights, moments and gradients stay f32. Default: f32. */
+  readonly precision?: Precision;
   /** Seed of the dropout that the model's configuration asks for. */
   readonly seed?: number;
 }
 
 /**
  * AdamW (Loshchilov and Hutter 2019) with moments beside the model's parameters: one optimizer a model. Without settings of
- * their own, betas are 0.9 and 0.999, eps 1e-8, weightDecay 0.01, clip 0 and seed 0.
+ * their own, betas are 0.9 and 0.999, eps 1e-8, weightDecay 0.01, clip 0, precision f32 and seed 0.
  *
  * @example
  * ```ts
@@ -43,6 +46,7 @@ export class AdamW implements Disposable {
   #update = 0;
 
   constructor(readonly model: Model, readonly settings: AdamWSettings) {
+    checkTrainable(model);
     this.lr = settings.lr;
   }
 
@@ -51,13 +55,13 @@ export class AdamW implements Disposable {
    *
    * @param tokens (B, T) ids, each row one document.
    * @param targets (B, T) ids, or -100 where there is none.
-   * @returns the mean loss over the targets before the update, and the gradients' norm before clipping.
+   * @returns the mean loss over the targets before the update, the gradients' norm before clipping, in f16 the loss scale.
    * @throws RangeError for shapes that differ, a T past the context or an id ≥ V.
    */
   async step(
     tokens: readonly (readonly number[])[],
     targets: readonly (readonly number[])[],
-  ): Promise<{ loss: number; gradNorm: number }> {
+  ): Promise<Report> {
     const batch = denseBatch(this.model.config, tokens, targets);
     const step = this.#opened = await (this.#step ??= this.#open(batch.tokens.length));
     await step.prepare(batch.tokens.length);
@@ -69,8 +73,9 @@ export class AdamW implements Disposable {
   }
 
   #open(rows: number): Promise<Step> {
-    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, clip = 0 } = this.settings;
-    return compileStep(this.model, { rows, optimizer: { beta1, beta2, eps, weightDecay, clip }, dropout: true });
+    const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, clip = 0, precision } = this.settings;
+    const optimizer = { beta1, beta2, eps, weightDecay, clip };
+    return compileStep(this.model, { rows, optimizer, dropout: true, precision });
   }
 
   [Symbol.dispose](): void {

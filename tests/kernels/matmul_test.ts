@@ -224,7 +224,7 @@ function assertBound({ label, bindings, workgroups }: Dispatch, { limits }: Capa
   }
 }
 
-for (const [rows, columns] of [[300, 72], [5, 33], [129, 7]]) {
+for (const [rows, columns] of [[300, 72], [5, 33], [129, 7], [70, 300]]) {
   Deno.test(`column sum of (${rows}, ${columns}), returned and added`, async () => {
     const data = randomF32(rows * columns, 4);
     const ones = randomF32(columns, 5);

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { apply, type Op, type Tensor } from "../../kernels/gpu/graph.ts";
 import { type Counter, type Key, normals, philox, PHILOX_WGSL, uniformOf } from "../../kernels/random.ts";
 import { philoxReference } from "../reference/random.ts";
+import { assertClose } from "../close.ts";
 import { runGraph } from "./run_graph.ts";
 
 /** The known answers that Random123 ships: counter, key, result. */
@@ -110,6 +111,24 @@ Deno.test("normal numbers have a normal distribution's moments and tails", () =>
   assert.ok(values.every(Number.isFinite));
   const covariance = values.reduce((sum, value, i) => sum + value * (values[i + 1] ?? 0), 0) / count;
   assert.ok(Math.abs(covariance) < 4 / Math.sqrt(count), "neighbours are independent");
+});
+
+Deno.test("normal numbers are Box and Muller's of Philox, in every quarter turn", () => {
+  const count = 40_000;
+  const values = normals(11, 5, count);
+  const quarters = [0, 0, 0, 0];
+  for (let i = 0; i < count; i += 2) {
+    const bits = philoxReference([Math.floor(i / 4), 5, 0, 0], [11, 0]).slice(i % 4, i % 4 + 2);
+    const radius = Math.sqrt(-2 * Math.log((bits[0] + 1) / 2 ** 32));
+    const angle = 2 * Math.PI * bits[1] / 2 ** 32;
+    quarters[Math.floor(bits[1] / 2 ** 30)]++;
+    // One rounding to f32; the angle itself is rounded in f64.
+    assertClose(values.subarray(i, i + 2), [radius * Math.cos(angle), radius * Math.sin(angle)], {
+      atol: 1e-14,
+      rtol: 2 ** -24 * (1 + 1e-6),
+    });
+  }
+  assert.ok(quarters.every((times) => times > count / 10));
 });
 
 Deno.test("normal numbers depend on seed, stream and place alone", () => {
