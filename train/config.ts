@@ -69,6 +69,14 @@ export const fields = {
   sampleTokens: integer(64, "tokens of a sample"),
   checkpointEvery: integer(100, "updates between two checkpoints; 0 only at the end"),
   keepCheckpoints: integer(2, "newest checkpoints kept, besides the one with the best held-out loss", atLeastOne),
+
+  tune: choice(
+    ["off", "cached", "full"],
+    "cached",
+    "time kernels before the first step: new ones, or all again; a " +
+      "resumed run keeps those it began with",
+  ),
+  tuneSeconds: number(30, "time for new kernels; what doesn't fit is tuned before the next run"),
 };
 
 export type Config = Values<typeof fields>;
@@ -90,6 +98,8 @@ const changeable: readonly FieldName[] = [
   "sampleTokens",
   "checkpointEvery",
   "keepCheckpoints",
+  "tune",
+  "tuneSeconds",
 ];
 
 /** Two settings for one thing: a layer that sets one unsets what an earlier layer said of the other. */

@@ -2,6 +2,7 @@
 import { openDevice } from "../kernels/gpu/device.ts";
 import { createModel, Model } from "../model/model.ts";
 import { PlainGenerator } from "../model/plain_generator.ts";
+import { withKernels } from "./kernels.ts";
 import type { OpenLearner } from "./learner.ts";
 import { compileStep } from "./step.ts";
 
@@ -10,7 +11,8 @@ import { compileStep } from "./step.ts";
  *
  * @throws UserError with exit code 3 without an adapter.
  */
-export const openLearner: OpenLearner = async ({ config, model: shape, initialize }) => {
+export const openLearner: OpenLearner = async (options) => {
+  const { config, model: shape, initialize } = options;
   await using opened = new AsyncDisposableStack();
   const device = opened.use(await openDevice());
   const model = opened.use(
@@ -19,13 +21,17 @@ export const openLearner: OpenLearner = async ({ config, model: shape, initializ
   const { beta1, beta2, eps, weightDecay, clip, recompute, dropout } = config;
   const rows = config.microBatch * config.context;
   const optimizer = { beta1, beta2, eps, weightDecay, clip };
-  const step = opened.use(await compileStep(model, { rows, optimizer, dropout: dropout > 0, recompute }));
+  const { built: step, kernels } = await withKernels(device, { ...options, recorded: options.kernels }, () => {
+    return compileStep(model, { rows, optimizer, dropout: dropout > 0, recompute });
+  });
+  opened.use(step);
   const owned = opened.move();
   let engine: PlainGenerator | undefined;
   return {
     config: shape,
     device: device.name,
     parameters: model.parameterCount,
+    kernels,
     microstep: (batch, place) => step.microstep(batch, place),
     update: (options) => step.update(options),
     report: () => step.report(),

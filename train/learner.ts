@@ -2,11 +2,13 @@
  * What the training loop asks of a model in training. The loop knows only this, so that it can be tested with a learner of a
  * few lines; it doesn't say where the numbers live.
  */
+import type { Recorded } from "../kernels/gpu/choices.ts";
 import type { Engine } from "../model/generate.ts";
 import type { Gpt2Config } from "../model/gpt2_config.ts";
 import type { DenseBatch } from "../model/batch.ts";
 import type { NamedTensor } from "../model/model.ts";
 import type { Config } from "./config.ts";
+import type { Console } from "./console.ts";
 import type { Kind, Place } from "./step.ts";
 
 /** A model, its optimizer, and the programs that train it. */
@@ -14,6 +16,8 @@ export interface Learner extends AsyncDisposable {
   readonly config: Gpt2Config;
   readonly device: string;
   readonly parameters: number;
+  /** Which kernels it computes with. */
+  readonly kernels: Recorded;
   /** Forward and backward of one microbatch; gradients are summed. `scale` is 1 / (targets of the whole update). */
   microstep(batch: DenseBatch, options: Place & { readonly scale: number }): void;
   /** Clips, steps and clears the gradients. `update` counts from 1. */
@@ -35,6 +39,9 @@ export interface LearnerOptions {
   readonly model: Gpt2Config;
   /** False where all weights are loaded next: they may be anything. */
   readonly initialize: boolean;
+  /** Kernels to use; undefined where they are to be chosen. */
+  readonly kernels?: Recorded;
+  readonly console: Pick<Console, "line" | "status">;
 }
 
 export type OpenLearner = (options: LearnerOptions) => Promise<Learner>;

@@ -11,6 +11,7 @@ import { type Config, describeConfig, type Settings } from "./config.ts";
 import type { Console } from "./console.ts";
 import { openData, type TrainingData } from "./data.ts";
 import { openHeldOut } from "./held_out.ts";
+import { readKernels, writeKernels } from "./kernels.ts";
 import type { OpenLearner } from "./learner.ts";
 import { openLoader } from "./loader.ts";
 import { openMetrics, type UpdateRecord } from "./metrics.ts";
@@ -61,7 +62,9 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   console.line(describeConfig(config));
   const start = await startingPoint(config, data.manifest, checkpoint?.folder);
   const initialize = start.weights === undefined;
-  await using learner = await openLearner({ config, model: start.model, initialize });
+  const kernels = config.resume ? await readKernels(run.folder) : undefined;
+  await using learner = await openLearner({ config, model: start.model, initialize, kernels, console });
+  await writeKernels(run.folder, learner.kernels);
   if (checkpoint !== undefined) {
     await restore(learner, checkpoint);
     await goBackTo(run.folder, checkpoint);

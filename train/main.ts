@@ -1,4 +1,4 @@
-/** The commands of training: train, prepare, evaluate, plot, adapters. The only file of the room that reads arguments or exits. */
+/** The commands of training: train, prepare, evaluate, plot, tune, adapters. The only file of the room that reads arguments or exits. */
 import { findAdapter } from "../kernels/gpu/device.ts";
 import { closest, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
@@ -42,6 +42,13 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     if (run === undefined || more !== undefined) throw new UserError("Name one run: deno task plot RUN", 2);
     const { plotRun } = await import("./plot.ts");
     print((await plotRun(run)).map((file) => `${file}\n`).join(""));
+  },
+  async tune(args) {
+    const [{ tuneCommand }, { openLearner }] = await Promise.all([
+      import("./tune_command.ts"),
+      import("./gpu_learner.ts"),
+    ]);
+    print(await tuneCommand(args, { openLearner, console: createConsole() }));
   },
   async adapters(args) {
     const { adaptersCommand } = await import("./adapters.ts");

@@ -9,7 +9,9 @@ import { type Checkpoint, findCheckpoint } from "./state.ts";
 
 const CONFIG = "config.json";
 const LOCK = ".lock";
-const LEFTOVER = /^(config\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
+/** Which kernels the run computes with. */
+export const KERNELS = "kernels.json";
+const LEFTOVER = /^(config\.json|kernels\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
 
 export interface Run extends Disposable {
   readonly folder: string;
@@ -72,7 +74,7 @@ async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | t
 function removeUnused(folder: string): void {
   try {
     const names = [...Deno.readDirSync(folder)].map(({ name }) => name);
-    if (names.some((name) => name !== LOCK && name !== CONFIG)) return;
+    if (names.some((name) => ![LOCK, CONFIG, KERNELS].includes(name))) return;
     Deno.removeSync(folder, { recursive: true });
   } catch {
     // It stays, and does no harm.

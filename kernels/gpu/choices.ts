@@ -43,6 +43,11 @@ export function fingerprint(call: Call, dispatches: readonly Dispatch[]): string
   return digest(described);
 }
 
+/** Identity of all that is offered for a call: it changes where any candidate does. */
+export function fingerprintOfAll({ call, candidates }: Offer): string {
+  return digest(candidates.map((candidate) => fingerprint(call, candidate)));
+}
+
 /** 16 hexadecimal digits that change with the value's JSON. */
 export function digest(value: unknown): string {
   return createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);

@@ -3,7 +3,7 @@
  * op: a call is its description, a candidate its fingerprint.
  */
 import { estimate } from "./assemble.ts";
-import { Choices, describeCall, digest, fingerprint, type Recorded } from "./choices.ts";
+import { Choices, describeCall, fingerprint, fingerprintOfAll, type Recorded } from "./choices.ts";
 import type { Device } from "./device.ts";
 import type { Chooser, Offer } from "./graph.ts";
 import { Match } from "./match.ts";
@@ -169,7 +169,7 @@ export class Tuner implements Chooser, Disposable {
 interface Kind {
   readonly description: string;
   readonly offer: Offer;
-  /** Digest of the candidates' fingerprints. */
+  /** Fingerprint of all candidates. */
   readonly offered: string;
   /** How many calls of the program it stands for. */
   calls: number;
@@ -181,10 +181,7 @@ function kindsOf(offers: readonly Offer[]): Map<string, Kind> {
     const description = describeCall(offer.call);
     const known = kinds.get(description);
     if (known !== undefined) known.calls++;
-    else {
-      const offered = digest(offer.candidates.map((candidate) => fingerprint(offer.call, candidate)));
-      kinds.set(description, { description, offer, offered, calls: 1 });
-    }
+    else kinds.set(description, { description, offer, offered: fingerprintOfAll(offer), calls: 1 });
   }
   return kinds;
 }

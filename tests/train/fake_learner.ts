@@ -30,7 +30,7 @@ export function fakeLearner(faults: Faults = {}): OpenLearner {
   return (options) => Promise.resolve(createFake(options, faults));
 }
 
-function createFake({ config, model, initialize }: LearnerOptions, faults: Faults): Learner {
+function createFake({ config, model, initialize, kernels }: LearnerOptions, faults: Faults): Learner {
   const slots = new Map(
     gpt2Parameters(model).map(({ name, shape }, stream): [string, Slot] => {
       const size = shape.reduce((a, b) => a * b, 1);
@@ -133,6 +133,7 @@ function createFake({ config, model, initialize }: LearnerOptions, faults: Fault
   return {
     config: model,
     device: "fake",
+    kernels: kernels ?? { fake: `chosen for seed ${config.seed}` },
     parameters: [...slots.values()].reduce((total, { data }) => total + data.parameter.length, 0),
     microstep({ tokens, targets }: DenseBatch, { scale, seed, update, firstRow }) {
       faults.onMicrostep?.(update);

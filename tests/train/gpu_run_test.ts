@@ -11,7 +11,7 @@ const FLAGS = [
   ...["--context", "32", "--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--dropout", "0.1"],
   ...["--micro-batch", "3", "--batch-tokens", "192", "--steps", "10", "--warmup", "2", "--learning-rate", "0.01"],
   ...["--eval-every", "5", "--eval-batches", "0", "--sample-every", "0", "--sample-tokens", "4"],
-  ...["--checkpoint-every", "0", "--sample-prompt", "The"],
+  ...["--checkpoint-every", "0", "--sample-prompt", "The", "--tune", "off"],
 ];
 
 Deno.test("on the GPU a run learns, resumes with the same bits, and is evaluated", async () => {

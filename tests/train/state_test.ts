@@ -6,6 +6,7 @@ import { gpt2Defaults } from "../../model/gpt2_config.ts";
 import { loadTokenizer } from "../../model/tokenizer.ts";
 import type { Learner } from "../../train/learner.ts";
 import { findCheckpoint, pruneCheckpoints, restore, saveCheckpoint, type TrainerState } from "../../train/state.ts";
+import { createConsole } from "../../train/console.ts";
 import { openFakeLearner } from "./fake_learner.ts";
 import { checkpoints, settings, SMALL } from "./runs.ts";
 
@@ -14,7 +15,8 @@ const tokenizer = await loadTokenizer("bytes");
 
 function open(seed: number, initialize = true): Promise<Learner> {
   const size = { vocab_size: tokenizer.vocabSize, n_positions: 16, n_layer: 1, n_head: 1, n_embd: 8 };
-  return openFakeLearner({ config: { ...config, seed }, model: { ...gpt2Defaults, ...size }, initialize });
+  const console = createConsole({ print: () => {} });
+  return openFakeLearner({ config: { ...config, seed }, model: { ...gpt2Defaults, ...size }, initialize, console });
 }
 
 function state(step: number, heldOutLoss: number | null): TrainerState {
