@@ -31,9 +31,9 @@ export interface TuneProgress {
   readonly secondsLeft: number;
 }
 
-/** The adapter's winners as they stand on disk, for programs that tune nothing themselves. */
+/** The adapter's winners as they stand on disk, for programs that tune nothing; without a folder there are none. */
 export function cachedChoices(device: Device, folder: string | undefined, note: (line: string) => void): Choices {
-  return new Choices(new TuneCache(device, folder, note).fingerprints);
+  return new Choices(folder === undefined ? {} : new TuneCache(device, folder, note).fingerprints);
 }
 
 /** Tunes the calls of every program compiled while it is the device's chooser; disposing of it frees its clock. */

@@ -28,10 +28,12 @@ async function command(
 }
 
 Deno.test("every command prints its help", async () => {
-  const helps = await Promise.all(["train", "evaluate", "plot", "adapters"].map((name) => command([name, "--help"])));
+  const helps = await Promise.all(
+    ["train", "evaluate", "plot", "tune", "adapters"].map((name) => command([name, "--help"])),
+  );
   for (const { code, out, error } of helps) {
     assert.equal(code, 0, error);
-    assert.match(out, /deno task (train|evaluate|plot|adapters)/);
+    assert.match(out, /deno task (train|evaluate|plot|tune|adapters)/);
     assert.match(out, /--help/);
   }
 });
