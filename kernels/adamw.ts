@@ -18,7 +18,7 @@ struct Uniforms { count: u32 }
 @group(0) @binding(0) var<storage, read_write> parameter: array<T>;
 @group(0) @binding(1) var<storage, read_write> exp_avg: array<T>;
 @group(0) @binding(2) var<storage, read_write> exp_avg_sq: array<T>;
-@group(0) @binding(3) var<storage, read> gradient: array<T>;
+@group(0) @binding(3) var<storage, read_write> gradient: array<T>;
 // learning rate, 1 - beta1^t, sqrt(1 - beta2^t)
 @group(0) @binding(4) var<storage, read> hyper: array<f32>;
 // coefficient, norm, 1 where the norm is finite
@@ -27,8 +27,10 @@ struct Uniforms { count: u32 }
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let i = (group.x + group.y * GRID_WIDTH) * WORKGROUP + lane;
-  if (i >= u.count || clip[2] == 0.0) { return; }
+  if (i >= u.count) { return; }
   let g = gradient[i] * clip[0];
+  gradient[i] = T();
+  if (clip[2] == 0.0) { return; }
   let m = BETA1 * exp_avg[i] + REST1 * g;
   let v = BETA2 * exp_avg_sq[i] + REST2 * g * g;
   exp_avg[i] = m;
@@ -48,12 +50,12 @@ const adamwOp: Op<AdamWOptions> = {
     if (count(hyper) !== 4 || count(clip) !== 4 || hyper.dtype !== "f32" || clip.dtype !== "f32") {
       throw new RangeError(`Cannot update with ${formatType(hyper)} and ${formatType(clip)}: want (4) f32 each`);
     }
-    return [parameter, expAvg, expAvgSq];
+    return [parameter, expAvg, expAvgSq, gradient];
   },
-  kernels({ inputs: [, gradient, , , hyper, clip], outputs, attrs }, device) {
+  kernels({ inputs: [parameter, , , , hyper, clip], outputs, attrs }, device) {
     const text = shader(attrs);
     return [
-      slices(gradient, device).map(({ rows, elements }) => {
+      slices(parameter, device).map(({ rows, elements }) => {
         const lanes = elements % 4 === 0 ? 4 : 1;
         return {
           label: "adamw",
@@ -61,7 +63,6 @@ const adamwOp: Op<AdamWOptions> = {
           workgroups: grid(Math.ceil(elements / lanes / WORKGROUP)),
           bindings: [
             ...outputs.map((tensor) => write(tensor, rows)),
-            read(gradient, rows),
             read(hyper),
             read(clip),
           ],
@@ -70,8 +71,8 @@ const adamwOp: Op<AdamWOptions> = {
       }),
     ];
   },
-  cost: ({ inputs: [parameter] }) => ({ flops: 14 * count(parameter), bytes: 28 * count(parameter) }),
-  inPlace: () => ({ 0: 0, 1: 2, 2: 3 }),
+  cost: ({ inputs: [parameter] }) => ({ flops: 14 * count(parameter), bytes: 32 * count(parameter) }),
+  inPlace: () => ({ 0: 0, 1: 2, 2: 3, 3: 1 }),
 };
 
 function shader({ beta1, beta2, eps, weightDecay }: AdamWOptions): string {
@@ -89,12 +90,13 @@ function shader({ beta1, beta2, eps, weightDecay }: AdamWOptions): string {
 }
 
 /**
- * One step, in place on the parameter and both moments; nothing changes where the gradients' norm isn't finite.
+ * One step, in place on the parameter and both moments, which don't change where the gradients' norm isn't finite. The
+ * gradient is cleared, in place too: nothing else reads it with less memory traffic.
  *
  * @param parameter any shape, that of gradient, expAvg and expAvgSq.
  * @param hyper (4) f32: learning rate, 1 - beta1^t, √(1 - beta2^t), 0.
  * @param clip (4) f32 as `clipCoefficient` gives it.
- * @returns parameter, expAvg, expAvgSq as they are after the step.
+ * @returns parameter, expAvg, expAvgSq as they are after the step, and the gradient, all zero.
  * @throws RangeError for shapes or types that don't belong together.
  */
 export function adamw(

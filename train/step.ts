@@ -134,7 +134,6 @@ function compileUpdate(model: Model, { optimizer: { clip, ...options }, precisio
       weightDecay,
     });
   });
-  for (const { tensor } of gradients) zero(tensor);
   zero(loss);
   return compile(model.device, graph, outputs, model.store);
 }

@@ -11,6 +11,7 @@ import { bindingLimit, runGraph, type RunOptions } from "./run_graph.ts";
 
 const SETTINGS: AdamWSettings = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1 };
 const NAMES = ["parameter", "exp_avg", "exp_avg_sq"] as const;
+const OUTPUTS = [...NAMES, "cleared"];
 
 interface State {
   readonly parameter: Float32Array;
@@ -35,12 +36,13 @@ async function step(
       const [parameter, expAvg, expAvgSq, g] = [...NAMES, "gradient"].map((name) => graph.input(name, shape));
       const constants = [graph.input("hyper", [4]), graph.input("clip", [4])] as const;
       const outputs = adamw(parameter, g, expAvg, expAvgSq, ...constants, SETTINGS);
-      return Object.fromEntries(NAMES.map((name, i) => [name, outputs[i]]));
+      return Object.fromEntries(OUTPUTS.map((name, i) => [name, outputs[i]]));
     },
     { ...state, gradient, hyper, clip },
     options,
   );
-  const [parameter, exp_avg, exp_avg_sq] = NAMES.map((name) => new Float32Array(result[name]));
+  const [parameter, exp_avg, exp_avg_sq, cleared] = OUTPUTS.map((name) => new Float32Array(result[name]));
+  assert.ok(cleared.every((value) => value === 0));
   return { parameter, exp_avg, exp_avg_sq };
 }
 
