@@ -1,13 +1,23 @@
 /** Sums over whole tensors, in a fixed order, and what clipping needs of them. It knows no optimizer. */
 import { elementwise } from "./elementwise.ts";
-import { apply, count, type Dispatch, formatType, type Op, scratch, type Tensor } from "./gpu/graph.ts";
+import {
+  apply,
+  type Capabilities,
+  count,
+  type Dispatch,
+  formatType,
+  type Op,
+  scratch,
+  type Tensor,
+} from "./gpu/graph.ts";
 import { fill, read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 import { multiply, scale } from "./pointwise.ts";
 
-const LANES = 64;
+/** Lanes of a workgroup: a CPU driver runs a subgroup's loop to its end, which is fast over memory without gaps. */
+const LANES = { cpu: 8, gpu: 64 };
 /** Elements that one workgroup adds up. */
-const BLOCK = LANES * 128;
+const BLOCK = 8192;
 /** More elements than any binding has, so that one workgroup adds up all. */
 const WHOLE = 0x8000_0000;
 
@@ -58,7 +68,7 @@ const sumOp: Op<Attrs> = {
       const lanes = elements[part] % 4 === 0 ? 4 : 1;
       const dispatch = {
         label: square ? "sum_of_squares" : "sum",
-        wgsl: shader(lanes, square, BLOCK / lanes),
+        wgsl: shader(lanes, square, BLOCK / lanes, device),
         workgroups: grid(groups[part]),
         bindings: [read(tensor, rows), write(partials)],
         uniforms: [elements[part] / lanes, first, groups[part]],
@@ -68,7 +78,7 @@ const sumOp: Op<Attrs> = {
     });
     return [[...dispatches, {
       label: "sum of partials",
-      wgsl: shader(1, false, WHOLE),
+      wgsl: shader(1, false, WHOLE, device),
       workgroups: [1, 1, 1],
       bindings: [read(partials), write(total)],
       uniforms: [all, 0, 1],
@@ -82,10 +92,10 @@ const sumOp: Op<Attrs> = {
     inputs.map((x) => scaleBy(square ? scale(x, 2) : fill(x.graph, x.shape, 1), grad!)),
 };
 
-function shader(lanes: 1 | 4, square: boolean, perGroup: number): string {
+function shader(lanes: 1 | 4, square: boolean, perGroup: number, { cpu }: Capabilities): string {
   const types = lanes === 4 ? "alias T = vec4f;" : "alias T = f32;\nfn dot(a: f32, b: f32) -> f32 { return a * b; }";
   const text = SUM.replace("TERM", square ? "x[i] * x[i]" : "x[i]");
-  return `${types}\n${wgsl(text, { LANES, GRID_WIDTH, PER_GROUP: perGroup })}`;
+  return `${types}\n${wgsl(text, { LANES: cpu ? LANES.cpu : LANES.gpu, GRID_WIDTH, PER_GROUP: perGroup })}`;
 }
 
 /** Σ x, (1). */
