@@ -1,60 +1,61 @@
-/** `deno task bench NAME [--json]`: runs one bench and prints a table, or one JSON object on the last line. */
-import { flag, helpText, parseFlags } from "../model/arguments.ts";
+/** `deno task bench NAME`: runs one bench and prints a table, with --json also one JSON object on the last line. */
+import { flag, helpText, integer, parseFlags, text } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { reportFailure } from "../model/report.ts";
+import type { Bench, BenchOptions } from "./harness.ts";
+import { formatBench } from "./table.ts";
 
-/** What every bench gives back. A ratio is a peer's time over ours in the same run. */
-export interface Bench {
-  readonly name: string;
-  readonly adapter?: string;
-  readonly config: Readonly<Record<string, unknown>>;
-  readonly results: readonly {
-    readonly case: string;
-    readonly repeats_ms: readonly number[];
-    readonly median_ms: number;
-    readonly mb_per_second?: number;
-    readonly tokens_per_second?: number;
-    readonly gflops?: number;
-    readonly peak_device_bytes?: number;
-    readonly ratio?: Readonly<Record<string, number>>;
-  }[];
-}
+export type { Bench } from "./harness.ts";
 
-const benches: Readonly<Record<string, () => Promise<Bench>>> = {
-  tokenizer: async () => await (await import("./tokenizer.ts")).benchTokenizer(),
-  step: async () => await (await import("./step.ts")).benchStep(),
+const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>>> = {
+  matmul: async (options) => await (await import("./matmul.ts")).benchMatmul(options),
+  attention: async (options) => await (await import("./attention.ts")).benchAttention(options),
+  step: async (options) => await (await import("./step.ts")).benchStep(options),
+  tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
+  prepare: async (options) => await (await import("./prepare.ts")).benchPrepare(options),
+  peers: async (options) => await (await import("./peers.ts")).benchPeers(options),
 };
 
-const fields = { json: flag("print one JSON object on the last line") };
-const USAGE = `Runs a bench: ${Object.keys(benches).join(", ")}.
+const fields = {
+  case: text("", "measure this case alone, or all whose name holds the text"),
+  repeats: integer(0, "repeats that count, after the warm-up; 0: the bench's own number", { min: 0, max: 1000 }),
+  alone: flag("leave PyTorch out of step, where it is installed"),
+  json: flag("print one JSON object on the last line"),
+};
 
-  deno task bench NAME [--json]`;
+const NAMES = Object.keys(benches).join(", ");
+const USAGE = `Runs a bench: ${NAMES}.
 
-function row({ case: name, median_ms, ratio = {}, ...rates }: Bench["results"][number]): Record<string, string> {
-  const peers = Object.entries(ratio).map(([peer, times]) => `${times.toFixed(2)} times ${peer}`).join(", ");
-  const { mb_per_second: mb, tokens_per_second: tokens, gflops, peak_device_bytes: bytes } = rates;
+  deno task bench NAME [--case TEXT] [--json]
+
+peers measures wgpt against jax-js, TensorFlow.js, ONNX Runtime Web and PyTorch; its first run downloads the first three
+from npm.`;
+
+/** The object that --json prints: a bench with what ran it; what failed stands in its config. */
+export function toJson({ failed = [], config, results, ...rest }: Bench): Record<string, unknown> {
   return {
-    case: name,
-    "median ms": median_ms.toFixed(1),
-    ...mb === undefined ? {} : { "MB/s": mb.toFixed(1) },
-    ...tokens === undefined ? {} : { "tokens/s": tokens.toFixed(0) },
-    ...gflops === undefined ? {} : { "GFLOP/s": gflops.toFixed(1) },
-    ...bytes === undefined ? {} : { "device MB": (bytes / 1e6).toFixed(0) },
-    ...peers === "" ? {} : { ratio: peers },
+    ...rest,
+    deno: Deno.version.deno,
+    config: failed.length > 0 ? { ...config, failed } : config,
+    results,
   };
 }
 
 async function run(args: readonly string[]): Promise<void> {
-  const { values, positionals: [name = ""], help } = parseFlags(fields, args, { positionals: true });
+  const { values, positionals: [name = "", ...more], help } = parseFlags(fields, args, { positionals: true });
   if (help) return console.log(helpText(USAGE, fields));
-  const bench = benches[name];
-  if (bench === undefined) {
-    throw new UserError(`Name a bench: found ${name || "none"}, wanted ${Object.keys(benches)}`, 2);
+  const bench = Object.hasOwn(benches, name) ? benches[name] : undefined;
+  if (bench === undefined || more.length > 0) {
+    throw new UserError(`Name one bench: found ${[name, ...more].join(" ") || "none"}, wanted ${NAMES}`, 2);
   }
-  const result = await bench();
-  console.log(`${result.name}${result.adapter ? ` on ${result.adapter}` : ""}, Deno ${Deno.version.deno}`);
-  console.table(result.results.map(row));
-  if (values.json) console.log(JSON.stringify({ ...result, deno: Deno.version.deno }));
+  const result = await bench({
+    case: values.case ?? "",
+    repeats: values.repeats || undefined,
+    peers: !values.alone,
+    progress: (line) => console.error(`${name}: ${line}`),
+  });
+  console.log(formatBench(result));
+  if (values.json) console.log(JSON.stringify(toJson(result)));
 }
 
 if (import.meta.main) {

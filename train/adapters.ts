@@ -47,15 +47,20 @@ async function listAdapters(): Promise<AdapterDescription[]> {
 }
 
 function describe({ name, info, features, capabilities }: Device): AdapterDescription {
-  const ids = [info.vendor, info.device].filter((id) => id !== "").join(":");
   return {
     name,
     type: capabilities.cpu ? "cpu" : "gpu",
-    driver: [ids, info.architecture].filter((part) => part !== "").join(" "),
+    driver: driverOf(info),
     features,
     subgroupSize: capabilities.subgroupSize,
     limits: Object.fromEntries(SHOWN_LIMITS.map((limit) => [limit, capabilities.limits[limit]])),
   };
+}
+
+/** PCI ids and architecture, as far as the adapter tells. */
+export function driverOf({ vendor, device, architecture }: GPUAdapterInfo): string {
+  const ids = [vendor, device].filter((id) => id !== "").join(":");
+  return [ids, architecture].filter((part) => part !== "").join(" ");
 }
 
 function format({ name, type, driver, features, subgroupSize, limits }: AdapterDescription, index: number): string {
