@@ -14,11 +14,12 @@ import { type Architecture, type Context, denseContext } from "./context.ts";
 import { UserError } from "./errors.ts";
 import { exists } from "./files.ts";
 import type { GenerationConfig } from "./generation_config.ts";
-import { gpt2, PREFIX } from "./gpt2.ts";
+import { PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
-import { objective, parametersOf } from "./objective.ts";
+import { objective } from "./objective.ts";
 import { logits } from "./linear.ts";
 import { createScope, type Formats, type Parameter, type Scope } from "./scope.ts";
+import { shapeOf } from "./shape.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface LoadOptions {
@@ -121,9 +122,7 @@ export class Model implements Disposable {
     readonly config: Gpt2Config,
     readonly options: ModelOptions = {},
   ) {
-    this.architecture = gpt2(config);
-    const graph = new Graph();
-    this.declared = parametersOf(this.architecture, graph, denseContext(graph, 1));
+    ({ architecture: this.architecture, declared: this.declared } = shapeOf(config));
     this.store = createStore(device);
     this.store.allocate("parameter", this.entries(""));
   }

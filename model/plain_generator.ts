@@ -4,7 +4,7 @@
  */
 import { embedding } from "../kernels/embedding.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
-import type { Program } from "../kernels/gpu/program.ts";
+import type { CompileOptions, Program } from "../kernels/gpu/program.ts";
 import { topLogprobs } from "../kernels/sample.ts";
 import { denseContext } from "./context.ts";
 import { checkPrompt, type Engine, type Generated, generated, type Sampling, type TokenLogprob } from "./generate.ts";
@@ -12,13 +12,15 @@ import { logits } from "./linear.ts";
 import type { Model } from "./model.ts";
 import { Programs } from "./programs.ts";
 import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "./sampling.ts";
+import { createScope, type Formats } from "./scope.ts";
+import type { Shape } from "./shape.ts";
 
 /** The plain generator over a model's own weights, as they are when it is asked. */
 export class PlainGenerator implements Engine {
   readonly #programs: Programs;
 
-  constructor(readonly model: Model) {
-    this.#programs = new Programs(model);
+  constructor(readonly model: Model, options: CompileOptions = {}) {
+    this.#programs = new Programs(model, options);
   }
 
   get contextLength(): number {
@@ -74,27 +76,33 @@ export class PlainGenerator implements Engine {
 
   #sampler(wishes: Wishes): Promise<Program> {
     return this.#programs.get(JSON.stringify(wishes), (graph) => {
-      return samplingGraph(graph, this.#logits(graph), this.vocabSize, wishes);
+      return samplingGraph(graph, nextLogits(graph, this.model, this.model.formats), this.vocabSize, wishes);
     });
   }
 
   #scorer(): Promise<Program> {
     return this.#programs.get("score", (graph) => {
       const k = Math.min(TOP_LOGPROBS, this.vocabSize);
-      return { ...topLogprobs(this.#logits(graph), graph.input("target", [1], "u32"), this.vocabSize, k) };
+      return {
+        ...topLogprobs(
+          nextLogits(graph, this.model, this.model.formats),
+          graph.input("target", [1], "u32"),
+          this.vocabSize,
+          k,
+        ),
+      };
     });
-  }
-
-  /** Logits of the row that the input `last` names. */
-  #logits(graph: Graph): Tensor {
-    const { architecture } = this.model;
-    const scope = this.model.scope(graph);
-    const hidden = architecture.hidden(scope, denseContext(graph, this.contextLength));
-    const last = embedding(hidden, graph.input("last", [1], "u32"));
-    return logits(last, architecture.unembed(scope), scope.formats);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#programs[Symbol.asyncDispose]();
   }
+}
+
+/** Logits (1, V padded) of the row that the input `last` names, of a whole context. */
+export function nextLogits(graph: Graph, { architecture, config }: Shape, formats: Formats): Tensor {
+  const scope = createScope(graph, formats);
+  const hidden = architecture.hidden(scope, denseContext(graph, config.n_positions));
+  const last = embedding(hidden, graph.input("last", [1], "u32"));
+  return logits(last, architecture.unembed(scope), formats);
 }

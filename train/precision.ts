@@ -3,12 +3,11 @@
  * operands in a half format. It knows no schedule: copies of the weights for products, and the loss scale that f16 needs.
  */
 import { cast, type FloatType } from "../kernels/cast.ts";
-import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
-import type { Entry } from "../kernels/gpu/store.ts";
-import { compile, type Program } from "../kernels/gpu/program.ts";
+import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
+import type { Entry } from "../kernels/gpu/layout.ts";
 import { LOSS_SCALE, type LossScaleOptions, unscale, type Unscaled } from "../kernels/loss_scale.ts";
 import type { Model } from "../model/model.ts";
-import { copyEntry, type Formats, matrixOf, variableOf } from "../model/scope.ts";
+import { copyEntry, type Formats, matrixOf, type Parameter, variableOf } from "../model/scope.ts";
 
 export const precisions = ["f32", "bf16", "f16"] as const satisfies readonly FloatType[];
 /** What products with weights take. f16 has bf16's size, more digits and a small range: its losses are scaled. */
@@ -24,6 +23,9 @@ export interface LossScaling {
   readonly skipped: number;
 }
 
+/** Where the loss scale starts. */
+export const FIRST_SCALING: LossScaling = { scale: LOSS_SCALE.first, streak: 0, applied: 0, skipped: 0 };
+
 const SCALE: Entry = { name: "loss_scale", shape: [1], dtype: "f32" };
 const COUNTS: Entry = { name: "loss_scale counts", shape: [4], dtype: "f32" };
 
@@ -32,26 +34,25 @@ export function formatsOf(precision: Precision): Formats {
   return precision === "f32" ? {} : { operands: precision };
 }
 
-/** Makes the variables that a precision needs beside parameters, gradients and moments. */
-export function allocatePrecision(model: Model, precision: Precision): void {
-  const copies = model.declared.map((parameter) => copyEntry(parameter, formatsOf(precision)));
+/** Variables that a precision needs beside parameters, gradients and moments, by kind. */
+export function precisionEntries(
+  declared: readonly Parameter[],
+  precision: Precision,
+): (readonly [kind: string, Entry[]])[] {
+  const copies = declared.map((parameter) => copyEntry(parameter, formatsOf(precision)));
   const entries = copies.filter((entry) => entry !== undefined);
-  if (entries.length > 0) model.store.allocate("copy", entries);
-  if (precision !== "f16") return;
-  model.store.allocate("loss scale", [SCALE, COUNTS]);
-  writeLossScaling(model, { scale: LOSS_SCALE.first, streak: 0, applied: 0, skipped: 0 });
+  const made: (readonly [string, Entry[]])[] = entries.length > 0 ? [["copy", entries]] : [];
+  return precision === "f16" ? [...made, ["loss scale", [SCALE, COUNTS]]] : made;
 }
 
-/** Casts the parameters to the copies that products read. @returns null where they read the parameters themselves. */
-export async function compileRefresh(model: Model, precision: Precision): Promise<Program | null> {
+/** Casts the parameters to the copies that products read, where they read any. */
+export function refreshed(graph: Graph, declared: readonly Parameter[], precision: Precision): void {
   const formats = formatsOf(precision);
-  const graph = new Graph();
-  for (const parameter of model.declared) {
+  for (const parameter of declared) {
     const entry = copyEntry(parameter, formats);
     if (entry === undefined) continue;
     cast(variableOf(graph, parameter, formats), entry.dtype as FloatType, matrixOf(graph, parameter, formats));
   }
-  return graph.calls.length === 0 ? null : await compile(model.device, graph, {}, model.store);
 }
 
 /** What a loss and its gradients are multiplied by. @returns undefined where nothing is. */

@@ -2,47 +2,33 @@
  * One training step on one device, as three programs made from one model: microstep (forward, backward, gradients added),
  * update (norm, clip, AdamW) and evaluate. It knows no data, no schedule and no files.
  */
-import { adamw, type AdamWOptions } from "../kernels/adamw.ts";
-import { Graph } from "../kernels/gpu/graph.ts";
-import { accumulate, zero } from "../kernels/gpu/primitives.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { megabytes } from "../kernels/gpu/plan.ts";
-import { scale } from "../kernels/pointwise.ts";
-import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
-import { denseContext } from "../model/context.ts";
+import { Workspace } from "../kernels/gpu/workspace.ts";
 import type { DenseBatch } from "../model/batch.ts";
-import type { Model, NamedTensor } from "../model/model.ts";
 import { UserError } from "../model/errors.ts";
-import { evaluation, objective } from "../model/objective.ts";
+import type { Model, NamedTensor } from "../model/model.ts";
 import {
-  allocatePrecision,
-  compileRefresh,
-  formatsOf,
-  lossScale,
+  type DrawnGraph,
+  evaluateGraph,
+  type Kind,
+  kinds,
+  microstepGraph,
+  refreshGraph,
+  stepEntries,
+  type StepOptions,
+  updateGraph,
+} from "./graphs.ts";
+import {
+  FIRST_SCALING,
   type LossScaling,
   lossScalingOf,
   type Precision,
   readLossScaling,
-  unscaled,
   writeLossScaling,
 } from "./precision.ts";
 
-/** Decoupled weight decay (Loshchilov and Hutter 2019); decay goes to tensors of two and more dimensions. */
-export interface OptimizerOptions extends AdamWOptions {
-  /** Largest norm of all gradients together; larger ones are scaled down. 0 clips nothing. */
-  readonly clip: number;
-}
-
-export interface StepOptions {
-  /** Rows of a microbatch. */
-  readonly rows: number;
-  readonly optimizer: OptimizerOptions;
-  /** Drop as the model's configuration asks. */
-  readonly dropout: boolean;
-  readonly recompute?: "none" | "block";
-  /** Default: f32. */
-  readonly precision?: Precision;
-}
+export { type Kind, kinds, type OptimizerOptions, type StepOptions } from "./graphs.ts";
 
 /** What an update was. */
 export interface Report {
@@ -61,17 +47,6 @@ export interface Place {
   readonly firstRow: number;
 }
 
-/** Kinds of variables that a checkpoint keeps, by the prefix of their names. */
-export const kinds = { parameter: "", expAvg: "exp_avg/", expAvgSq: "exp_avg_sq/" } as const;
-export type Kind = keyof typeof kinds;
-
-const GRADIENT = "gradient/";
-/** Sum of the losses of the microsteps since the last update. */
-const LOSS = "loss";
-
-/** A norm that no finite gradient passes. */
-const UNCLIPPED = 3e38;
-
 /**
  * Compiles the programs of a step and allocates gradients, moments and what its precision needs beside the model's
  * parameters.
@@ -82,13 +57,15 @@ export async function compileStep(model: Model, options: StepOptions): Promise<S
   checkTrainable(model);
   const { store } = model;
   const { precision = "f32" } = options;
-  store.allocate("gradient", model.entries(GRADIENT));
-  store.allocate("exp_avg", model.entries(kinds.expAvg));
-  store.allocate("exp_avg_sq", model.entries(kinds.expAvgSq));
-  store.allocate("loss", [{ name: LOSS, shape: [1], dtype: "f32" }]);
-  allocatePrecision(model, precision);
-  const [refresh, update] = [await compileRefresh(model, precision), await compileUpdate(model, options)];
-  const step = new Step(model, options, update, refresh);
+  for (const [kind, entries] of stepEntries(model, precision)) store.allocate(kind, entries);
+  if (precision === "f16") writeLossScaling(model, FIRST_SCALING);
+  const [refresh, update] = [refreshGraph(model, precision), updateGraph(store.layout, options)];
+  const step = new Step(
+    model,
+    options,
+    await compile(model.device, update.graph, update.outputs, store),
+    refresh && await compile(model.device, refresh.graph, refresh.outputs, store),
+  );
   await step.prepare(options.rows);
   return step;
 }
@@ -99,49 +76,12 @@ export function checkTrainable({ formats: { weights = "f32" } }: Model): void {
   throw new UserError(`Cannot train weights kept as ${weights}: load the model as f32 and give a precision instead`, 2);
 }
 
-function compileMicrostep(
-  model: Model,
-  rows: number,
-  { dropout, recompute, precision = "f32" }: StepOptions,
-): Promise<Program> {
-  const graph = new Graph();
-  const context = denseContext(graph, rows, { dropout, recompute, longest: model.config.n_positions });
-  const { loss } = objective(graph, model.architecture, context, model.config.vocab_size, {
-    formats: formatsOf(precision),
-    into: ({ name, padded }) => graph.variable(GRADIENT + name, padded),
-    lossScale: lossScale(graph, precision),
-  });
-  accumulate(graph.variable(LOSS, [1]), loss);
-  return compile(model.device, graph, {}, model.store);
-}
-
-function compileUpdate(model: Model, { optimizer: { clip, ...options }, precision }: StepOptions): Promise<Program> {
-  const graph = new Graph();
-  const flat = (kind: string) =>
-    model.store.ranges(kind).map((range) => ({ ...range, tensor: graph.variable(range.name, [range.elements]) }));
-  const gradients = flat("gradient");
-  const [expAvg, expAvgSq] = [flat("exp_avg"), flat("exp_avg_sq")];
-  const squaredNorm = sumOfSquares(gradients.map(({ tensor }) => tensor));
-  const maxNorm = clip || UNCLIPPED;
-  const loss = graph.variable(LOSS, [1]);
-  const { hyper, ...outputs } = precision === "f16"
-    ? unscaled(squaredNorm, loss, { maxNorm, ...options })
-    : { loss: scale(loss, 1), clip: clipCoefficient(squaredNorm, maxNorm), hyper: graph.input("hyper", [4]) };
-  flat("parameter").forEach(({ tensor, decay }, i) => {
-    const weightDecay = decay ? options.weightDecay : 0;
-    adamw(tensor, gradients[i].tensor, expAvg[i].tensor, expAvgSq[i].tensor, hyper, outputs.clip, {
-      ...options,
-      weightDecay,
-    });
-  });
-  zero(loss);
-  return compile(model.device, graph, outputs, model.store);
-}
-
 /** The compiled programs of a model in training; made by `compileStep`. */
 export class Step implements Disposable {
   readonly #microsteps = new Map<number, Program>();
   #evaluate: Program | null = null;
+  /** Memory of microsteps and evaluation, which never run at once; samplers may use it between them too. */
+  readonly workspace: Workspace;
   /** Whether parameters changed since products' copies of them were made. */
   #stale = true;
 
@@ -150,7 +90,9 @@ export class Step implements Disposable {
     readonly options: StepOptions,
     private readonly updater: Program,
     private readonly refresher: Program | null,
-  ) {}
+  ) {
+    this.workspace = new Workspace(model.device);
+  }
 
   get precision(): Precision {
     return this.options.precision ?? "f32";
@@ -158,7 +100,9 @@ export class Step implements Disposable {
 
   /** Makes microbatches of another number of rows ready. */
   async prepare(rows: number): Promise<void> {
-    if (!this.#microsteps.has(rows)) this.#microsteps.set(rows, await compileMicrostep(this.model, rows, this.options));
+    if (!this.#microsteps.has(rows)) {
+      this.#microsteps.set(rows, await this.#compile(microstepGraph(this.model, rows, this.options)));
+    }
   }
 
   #microstep(rows: number): Program {
@@ -217,7 +161,7 @@ export class Step implements Disposable {
 
   /** Sum of the losses over the valid targets, without dropout, and their number. */
   async evaluate(batch: DenseBatch): Promise<{ loss: number; targets: number }> {
-    this.#evaluate ??= await this.#compileEvaluate();
+    this.#evaluate ??= await this.#compile(evaluateGraph(this.model, this.options));
     this.#refresh();
     const { tokens, targets, positions, starts, validTargets } = batch;
     this.#evaluate.run({ tokens, targets, positions, starts, scale: new Float32Array([1]) });
@@ -225,12 +169,10 @@ export class Step implements Disposable {
     return { loss: new Float32Array(loss)[0], targets: validTargets };
   }
 
-  #compileEvaluate(): Promise<Program> {
-    const graph = new Graph();
-    const context = denseContext(graph, this.options.rows, { longest: this.model.config.n_positions });
-    const formats = formatsOf(this.precision);
-    const { loss } = evaluation(graph, this.model.architecture, context, this.model.config.vocab_size, formats);
-    return compile(this.model.device, graph, { loss }, this.model.store);
+  /** Compiles a program into the workspace that all but the update take turns in. */
+  #compile({ graph, outputs }: DrawnGraph): Promise<Program> {
+    const { device, store } = this.model;
+    return compile(device, graph, outputs, store, { workspace: this.workspace });
   }
 
   /** Every parameter or moment by its checkpoint key, read one at a time. */
@@ -259,5 +201,6 @@ export class Step implements Disposable {
     for (const program of this.#microsteps.values()) program[Symbol.dispose]();
     this.updater[Symbol.dispose]();
     this.refresher?.[Symbol.dispose]();
+    this.workspace[Symbol.dispose]();
   }
 }

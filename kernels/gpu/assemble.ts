@@ -3,7 +3,7 @@
  * copies placed, segments cut. It knows no op, and nothing of running.
  */
 import type { BufferSlice, Device } from "./device.ts";
-import { type Blueprint, type BlueprintOptions, uniformBytes } from "./blueprint.ts";
+import { type Blueprint, type BlueprintOptions, bytesOf, uniformBytes } from "./blueprint.ts";
 import {
   type Binding,
   byteLength,
@@ -15,12 +15,18 @@ import {
 } from "./graph.ts";
 import type { KeptTexture, Store } from "./store.ts";
 import { textureShape, viewOf } from "./textures.ts";
+import { Workspace } from "./workspace.ts";
 
 export interface CompileOptions extends BlueprintOptions {
   /** Picks one of an op's candidates. Default: the device's chooser, else the first, the op's own best guess. */
   readonly choose?: (call: Call, candidates: readonly (readonly Dispatch[])[]) => number;
   /** Values after whose making a segment ends: a gradient bucket is complete there. */
   readonly boundaries?: readonly Tensor[];
+  /**
+   * Memory shared with other programs that never run between a run of this one and the reading of its outputs. Default: the
+   * program's own.
+   */
+  readonly workspace?: Workspace;
 }
 
 /** What a run encodes, in order. */
@@ -52,17 +58,21 @@ export class Memory implements Disposable {
   readonly slots: GPUBuffer[];
   readonly inputs = new Map<string, BufferSlice>();
   readonly textures: GPUTexture[];
+  /** The program's own, where it shares none. */
+  readonly #workspace: Workspace | null;
   readonly uniforms: GPUBuffer | null;
   readonly kept = new Set<KeptTexture>();
 
-  constructor(readonly device: Device, readonly store: Store, readonly blueprint: Blueprint) {
-    const { plan, inputs, textures, uniforms } = blueprint;
-    this.slots = plan.slots.map((bytes, index) => device.createBuffer(bytes, `slot ${index}`));
+  constructor(readonly device: Device, readonly store: Store, readonly blueprint: Blueprint, shared?: Workspace) {
+    const { inputs, uniforms } = blueprint;
+    this.#workspace = shared === undefined ? new Workspace(device) : null;
+    const { slots, textures } = (shared ?? this.#workspace!).take(blueprint);
+    this.slots = slots;
+    this.textures = textures;
     for (const [name, tensor] of inputs) {
       const size = byteLength(tensor);
       this.inputs.set(name, { buffer: device.createBuffer(size, name), offset: 0, size });
     }
-    this.textures = textures.shapes.map(({ format, width, height }) => device.createTexture(width, height, format));
     const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
     this.uniforms = uniforms === 0 ? null : device.createBuffer(uniforms, "uniforms", usage);
   }
@@ -74,9 +84,16 @@ export class Memory implements Disposable {
     return kind === "input" ? this.inputs.get(name)! : this.store.get(name)!;
   }
 
+  /** Bytes of the program's own buffers and textures. */
+  get bytes(): number {
+    const { inputs, uniforms, slots, textures } = bytesOf(this.blueprint);
+    return inputs + uniforms + (this.#workspace === null ? 0 : slots + textures);
+  }
+
   [Symbol.dispose](): void {
     const inputs = [...this.inputs.values()].map((slice) => slice.buffer);
-    this.device.destroy(...this.slots, ...inputs, ...this.textures, ...(this.uniforms ? [this.uniforms] : []));
+    this.device.destroy(...inputs, ...(this.uniforms ? [this.uniforms] : []));
+    this.#workspace?.[Symbol.dispose]();
   }
 }
 

@@ -27,6 +27,7 @@ export function differentiate(
   const seeds = "graph" in loss ? [{ tensor: loss, gradient: one(loss) }] : loss;
   const graph = seeds[0].tensor.graph;
   const forward = [...graph.calls];
+  graph.forwardCalls ??= forward.length;
   const sums = new Map<Tensor, Tensor>();
   const variable = reachableFrom(forward, wrt);
   wrt.forEach((tensor, i) => into[i] && sums.set(tensor.base, into[i]));

@@ -170,6 +170,8 @@ export function formatType(type: TensorType): string {
 /** Builds and holds one graph. Calls stand in the order they were made, which is a topological order. */
 export class Graph {
   readonly calls: Call[] = [];
+  /** Calls that stood when the graph was differentiated first: the forward pass. */
+  forwardCalls: number | null = null;
   readonly #leaves = new Map<string, Tensor>();
   #nextTensor = 0;
   #nextRegion = 0;

@@ -19,6 +19,8 @@ export type Place = { readonly leaf: Tensor } | { readonly slot: number };
 export interface Plan {
   /** Bytes of each shared buffer. */
   readonly slots: readonly number[];
+  /** Slots that at some time hold a value kept from the forward to the backward pass. */
+  readonly carrying: ReadonlySet<number>;
   /** Values to copy before a call runs in place on them. */
   readonly copies: ReadonlyMap<Call, readonly { readonly from: Tensor; readonly to: Tensor }[]>;
   place(tensor: Tensor | Scratch): Place;
@@ -110,6 +112,7 @@ export function plan(steps: readonly Step[], outputs: readonly Tensor[]): Plan {
   const bytes = distinct.reduce((sum, group) => sum + group.bytes, 0);
   return {
     slots,
+    carrying: new Set(distinct.filter((group) => crosses(group, steps)).map(({ slot }) => slot)),
     copies,
     unshared: { bytes, values: distinct.length },
     place(tensor) {
@@ -123,6 +126,13 @@ export function plan(steps: readonly Step[], outputs: readonly Tensor[]): Plan {
       return `${megabytes(bytes)} → ${megabytes(planned)}, ${distinct.length} values → ${slots.length} buffers`;
     },
   };
+}
+
+/** Whether a value is made before its graph was differentiated, and read by a call made in differentiating. */
+function crosses({ from, to }: Group, steps: readonly Step[]): boolean {
+  if (to === Infinity) return false;
+  const border = steps[from].call.outputs[0].graph.forwardCalls ?? Infinity;
+  return steps[from].call.id < border && steps[to].call.id >= border;
 }
 
 /** The group of every value of the program's own, and the copies that in-place outputs need. */

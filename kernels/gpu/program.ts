@@ -3,7 +3,7 @@
  * encodes one static list of dispatches. It knows no op.
  */
 import { Assembler, type Command, type CompileOptions, Memory, textureCopy } from "./assemble.ts";
-import { bytesOf, draw, offers } from "./blueprint.ts";
+import { draw, offers } from "./blueprint.ts";
 import type { Device } from "./device.ts";
 import { submit } from "./encode.ts";
 import { byteLength, type Graph, type Offer, type Tensor } from "./graph.ts";
@@ -29,7 +29,8 @@ export async function compile(
   const offered = offers(graph, roots, device.capabilities);
   const chosen = await choose(device, offered, options);
   const steps = offered.map(({ call, candidates }, i): Step => ({ call, dispatches: candidates[chosen[i]] }));
-  const memory = new Memory(device, store, draw(graph, roots, steps, store.layout, device.capabilities, options));
+  const blueprint = draw(graph, roots, steps, store.layout, device.capabilities, options);
+  const memory = new Memory(device, store, blueprint, options.workspace);
   try {
     const commands = await new Assembler(device, memory, options).assemble();
     return new Program(device, outputs, memory, commands);
@@ -73,9 +74,12 @@ export class Program implements Disposable {
     return [...this.memory.inputs.keys()];
   }
 
-  /** Bytes of the program's own buffers and textures; what stands in the store, kept textures too, is not counted. */
+  /**
+   * Bytes of the program's own buffers and textures; what stands in the store, kept textures too, or in a shared workspace
+   * is not counted.
+   */
   get bytes(): number {
-    return bytesOf(this.memory.blueprint).total;
+    return this.memory.bytes;
   }
 
   /**

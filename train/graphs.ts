@@ -1,0 +1,118 @@
+/**
+ * The graphs of a training step and the variables they stand on: microstep (forward, backward, gradients added), update
+ * (norm, clip, AdamW), evaluate and the refreshing of copies. Pure: it knows no device, so that a run's memory and work are
+ * known before anything is made.
+ */
+import { adamw, type AdamWOptions } from "../kernels/adamw.ts";
+import { Graph, type Tensor } from "../kernels/gpu/graph.ts";
+import type { Entry, Layout } from "../kernels/gpu/layout.ts";
+import { accumulate, zero } from "../kernels/gpu/primitives.ts";
+import { scale } from "../kernels/pointwise.ts";
+import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
+import { denseContext, type DenseOptions } from "../model/context.ts";
+import { evaluation, objective } from "../model/objective.ts";
+import type { Shape } from "../model/shape.ts";
+import { formatsOf, lossScale, type Precision, precisionEntries, refreshed, unscaled } from "./precision.ts";
+
+/** Decoupled weight decay (Loshchilov and Hutter 2019); decay goes to tensors of two and more dimensions. */
+export interface OptimizerOptions extends AdamWOptions {
+  /** Largest norm of all gradients together; larger ones are scaled down. 0 clips nothing. */
+  readonly clip: number;
+}
+
+export interface StepOptions {
+  /** Rows of a microbatch. */
+  readonly rows: number;
+  readonly optimizer: OptimizerOptions;
+  /** Drop as the model's configuration asks. */
+  readonly dropout: boolean;
+  readonly recompute?: DenseOptions["recompute"];
+  /** Default: f32. */
+  readonly precision?: Precision;
+}
+
+/** A graph and what its program is asked for. */
+export interface DrawnGraph {
+  readonly graph: Graph;
+  readonly outputs: Readonly<Record<string, Tensor>>;
+}
+
+/** Kinds of variables that a checkpoint keeps, by the prefix of their names. */
+export const kinds = { parameter: "", expAvg: "exp_avg/", expAvgSq: "exp_avg_sq/" } as const;
+export type Kind = keyof typeof kinds;
+
+const GRADIENT = "gradient/";
+/** Sum of the losses of the microsteps since the last update. */
+const LOSS = "loss";
+
+/** A norm that no finite gradient passes. */
+const UNCLIPPED = 3e38;
+
+/** Variables that a step needs beside the parameters, by kind. */
+export function stepEntries({ declared }: Shape, precision: Precision): (readonly [kind: string, Entry[]])[] {
+  const beside = (prefix: string) =>
+    declared.map(({ name, padded, decay }): Entry => ({ name: prefix + name, shape: padded, dtype: "f32", decay }));
+  return [
+    ["gradient", beside(GRADIENT)],
+    ["exp_avg", beside(kinds.expAvg)],
+    ["exp_avg_sq", beside(kinds.expAvgSq)],
+    ["loss", [{ name: LOSS, shape: [1], dtype: "f32" }]],
+    ...precisionEntries(declared, precision),
+  ];
+}
+
+/** Loss and gradients of `rows` rows, added to the variables of both. */
+export function microstepGraph(
+  { architecture, config }: Shape,
+  rows: number,
+  { dropout, recompute, precision = "f32" }: StepOptions,
+): DrawnGraph {
+  const graph = new Graph();
+  const context = denseContext(graph, rows, { dropout, recompute, longest: config.n_positions });
+  const { loss } = objective(graph, architecture, context, config.vocab_size, {
+    formats: formatsOf(precision),
+    into: ({ name, padded }) => graph.variable(GRADIENT + name, padded),
+    lossScale: lossScale(graph, precision),
+  });
+  accumulate(graph.variable(LOSS, [1]), loss);
+  return { graph, outputs: {} };
+}
+
+/** Clipping, AdamW over flat ranges of a layout, which clears the gradients, and zero for the loss. */
+export function updateGraph(layout: Layout, { optimizer: { clip, ...options }, precision }: StepOptions): DrawnGraph {
+  const graph = new Graph();
+  const flat = (kind: string) =>
+    layout.ranges(kind).map((range) => ({ ...range, tensor: graph.variable(range.name, [range.elements]) }));
+  const gradients = flat("gradient");
+  const [expAvg, expAvgSq] = [flat("exp_avg"), flat("exp_avg_sq")];
+  const squaredNorm = sumOfSquares(gradients.map(({ tensor }) => tensor));
+  const maxNorm = clip || UNCLIPPED;
+  const loss = graph.variable(LOSS, [1]);
+  const { hyper, ...outputs } = precision === "f16"
+    ? unscaled(squaredNorm, loss, { maxNorm, ...options })
+    : { loss: scale(loss, 1), clip: clipCoefficient(squaredNorm, maxNorm), hyper: graph.input("hyper", [4]) };
+  flat("parameter").forEach(({ tensor, decay }, i) => {
+    const weightDecay = decay ? options.weightDecay : 0;
+    adamw(tensor, gradients[i].tensor, expAvg[i].tensor, expAvgSq[i].tensor, hyper, outputs.clip, {
+      ...options,
+      weightDecay,
+    });
+  });
+  zero(loss);
+  return { graph, outputs };
+}
+
+/** The loss of a microbatch, without dropout. */
+export function evaluateGraph({ architecture, config }: Shape, { rows, precision = "f32" }: StepOptions): DrawnGraph {
+  const graph = new Graph();
+  const context = denseContext(graph, rows, { longest: config.n_positions });
+  const { loss } = evaluation(graph, architecture, context, config.vocab_size, formatsOf(precision));
+  return { graph, outputs: { loss } };
+}
+
+/** The copies of parameters that products read, made anew. @returns null where products read the parameters themselves. */
+export function refreshGraph({ declared }: Shape, precision: Precision): DrawnGraph | null {
+  const graph = new Graph();
+  refreshed(graph, declared, precision);
+  return graph.calls.length === 0 ? null : { graph, outputs: {} };
+}
