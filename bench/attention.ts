@@ -41,8 +41,8 @@ function flopsOf({ heads, width, document, backward }: Case): number {
   return products * heads * width * ROWS * (document + 1);
 }
 
-function open(device: Device, { heads, width, document, backward }: Case) {
-  return openKernel(device, "wgpt", (graph: Graph) => {
+function open(device: Device, options: BenchOptions, { heads, width, document, backward }: Case) {
+  return openKernel(device, (graph: Graph) => {
     const [q, k, v, dy] = ["q", "k", "v", "dy"].map((name) => ({
       name,
       data: operand(ROWS * heads * width, name.length),
@@ -60,7 +60,7 @@ function open(device: Device, { heads, width, document, backward }: Case) {
         starts: Uint32Array.from({ length: ROWS }, (_, row) => row - row % document),
       },
     };
-  });
+  }, options);
 }
 
 export async function benchAttention(options: BenchOptions): Promise<Bench> {
@@ -68,7 +68,7 @@ export async function benchAttention(options: BenchOptions): Promise<Bench> {
   const repeats = options.repeats ?? REPEATS;
   const results: Result[] = [];
   for (const shape of select(CASES, options.case)) {
-    await using ours = await open(device, shape);
+    await using ours = await open(device, options, shape);
     const { name } = shape;
     const { progress } = options;
     results.push(

@@ -1,9 +1,10 @@
 /** Kernels as contenders: a graph compiled alone, run many times, waited for once. It knows no op. */
 import type { Device } from "../kernels/gpu/device.ts";
-import { Graph, type Offer, type Tensor } from "../kernels/gpu/graph.ts";
+import { type Dispatch, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore } from "../kernels/gpu/store.ts";
-import { type Contender, timeMany } from "./harness.ts";
+import { withKernels } from "../train/kernels.ts";
+import { type BenchOptions, type Contender, timeMany } from "./harness.ts";
 
 /** A graph's outputs, and the data of its inputs by name. */
 export interface Built {
@@ -15,12 +16,26 @@ export interface Kernel extends Contender {
   readonly program: Program;
 }
 
+/** How a kernel is chosen. */
+export interface KernelOptions extends BenchOptions {
+  /** Takes the best guess among those that need no subgroups, instead of tuning. */
+  readonly noSubgroups?: boolean;
+}
+
 /** Compiles what `build` makes, writes its inputs once and runs it; operands are copied to textures in each run. */
-export async function openKernel(device: Device, name: string, build: (graph: Graph) => Built): Promise<Kernel> {
+export async function openKernel(
+  device: Device,
+  build: (graph: Graph) => Built,
+  options: KernelOptions,
+): Promise<Kernel> {
   const graph = new Graph();
   const { outputs, inputs } = build(graph);
   const store = createStore(device);
-  const program = await compile(device, graph, outputs, store);
+  const program = options.noSubgroups
+    ? await compile(device, graph, outputs, store, {
+      choose: (_, candidates) => candidates.findIndex(needsNoSubgroups),
+    })
+    : await tuned(device, options, () => compile(device, graph, outputs, store));
   const probe = { buffer: device.createBuffer(16, "bench probe"), offset: 0, size: 4 };
   program.run(inputs);
   const run = timeMany(async (times) => {
@@ -28,7 +43,7 @@ export async function openKernel(device: Device, name: string, build: (graph: Gr
     await device.download([probe]); // what was submitted before is done by then
   });
   return {
-    name,
+    name: "wgpt",
     program,
     run,
     [Symbol.asyncDispose]() {
@@ -40,25 +55,13 @@ export async function openKernel(device: Device, name: string, build: (graph: Gr
   };
 }
 
-/** Runs `body` while the device's programs use no subgroups. */
-export async function withoutSubgroups<T>(device: Device, body: () => Promise<T>): Promise<T> {
-  const before = device.chooser;
-  const plain = ({ candidates }: Offer) => candidates.map((dispatches) => !dispatches.some(usesSubgroups));
-  device.chooser = {
-    async choose(offers) {
-      const allowed = offers.map((offer) => plain(offer).flatMap((free, index) => free ? [index] : []));
-      const narrowed = offers.map((offer, i) => ({ ...offer, candidates: allowed[i].map((j) => offer.candidates[j]) }));
-      const chosen = await before?.choose(narrowed) ?? offers.map(() => 0);
-      return chosen.map((index, i) => allowed[i][index]);
-    },
-  };
-  try {
-    return await body();
-  } finally {
-    device.chooser = before;
-  }
+/** Whether a candidate runs where subgroups aren't granted. */
+function needsNoSubgroups(dispatches: readonly Dispatch[]): boolean {
+  return !dispatches.some(({ wgsl }) => wgsl.includes("subgroup"));
 }
 
-function usesSubgroups({ wgsl }: Offer["candidates"][number][number]): boolean {
-  return wgsl.includes("subgroup");
+/** Compiles with kernels tuned or looked up before, as the command line asks. */
+export async function tuned<T>(device: Device, { tune, tuneSeconds, progress }: BenchOptions, build: () => Promise<T>) {
+  const console = { line: progress, status: progress };
+  return (await withKernels(device, { config: { tune, tuneSeconds }, console }, build)).built;
 }

@@ -40,6 +40,10 @@ export interface BenchOptions {
   readonly repeats?: number;
   /** Whether peers that need no download take part. */
   readonly peers: boolean;
+  /** Which kernels: each op's best guess, those tuned before and new ones timed, or all timed again. */
+  readonly tune: "off" | "cached" | "full";
+  /** Time for new kernels of each case. */
+  readonly tuneSeconds: number;
   /** Told what is being measured. */
   readonly progress: (line: string) => void;
 }

@@ -1,5 +1,5 @@
 /** `deno task bench NAME`: runs one bench and prints a table, with --json also one JSON object on the last line. */
-import { flag, helpText, integer, parseFlags, text } from "../model/arguments.ts";
+import { choice, defaultsOf, flag, helpText, integer, number, parseFlags, text } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { reportFailure } from "../model/report.ts";
 import type { Bench, BenchOptions } from "./harness.ts";
@@ -19,6 +19,8 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
 const fields = {
   case: text("", "measure this case alone, or all whose name holds the text"),
   repeats: integer(0, "repeats that count, after the warm-up; 0: the bench's own number", { min: 0, max: 1000 }),
+  tune: choice(["off", "cached", "full"], "cached", "time kernels before measuring: new ones, or all again"),
+  tuneSeconds: number(30, "time for a case's new kernels"),
   alone: flag("leave PyTorch out of step, where it is installed"),
   json: flag("print one JSON object on the last line"),
 };
@@ -48,8 +50,11 @@ async function run(args: readonly string[]): Promise<void> {
   if (bench === undefined || more.length > 0) {
     throw new UserError(`Name one bench: found ${[name, ...more].join(" ") || "none"}, wanted ${NAMES}`, 2);
   }
+  const { tune, tuneSeconds } = { ...defaultsOf(fields), ...values };
   const result = await bench({
     case: values.case ?? "",
+    tune,
+    tuneSeconds,
     repeats: values.repeats || undefined,
     peers: !values.alone,
     progress: (line) => console.error(`${name}: ${line}`),

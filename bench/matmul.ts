@@ -3,7 +3,7 @@ import { type Device, openDevice } from "../kernels/gpu/device.ts";
 import type { DType, Graph } from "../kernels/gpu/graph.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { driverOf } from "../train/adapters.ts";
-import { openKernel, withoutSubgroups } from "./gpu.ts";
+import { type KernelOptions, openKernel } from "./gpu.ts";
 import {
   type Bench,
   type BenchOptions,
@@ -65,11 +65,12 @@ const REPEATS = 7;
 export async function openProduct(
   device: Device,
   product: Product,
+  options: KernelOptions,
   [formatA, formatB]: Formats = F32,
 ): Promise<Contender> {
   const { m, k, n, form } = product;
   const [a, b] = [operand(m * k, 1), operand(k * n, 2)];
-  const kernel = await openKernel(device, "wgpt", (graph: Graph) => ({
+  const kernel = await openKernel(device, (graph: Graph) => ({
     outputs: {
       c: matmul(
         graph.input("a", form === "tn" ? [k, m] : [m, k], formatA),
@@ -78,7 +79,7 @@ export async function openProduct(
       ),
     },
     inputs: { a: pack(a, formatA), b: pack(b, formatB) },
-  }));
+  }), options);
   try {
     checkProduct(product, a, b, new Float32Array((await kernel.program.read("c"))[0]));
   } catch (error) {
@@ -101,8 +102,7 @@ export async function benchMatmul(options: BenchOptions): Promise<Bench> {
   for (const { name, formats, subgroups, ...product } of select(CASES, options.case)) {
     if (device.capabilities.subgroupSize === 0 && subgroups) continue;
     try {
-      const open = () => openProduct(device, product, formats);
-      await using ours = await (subgroups ? open() : withoutSubgroups(device, open));
+      await using ours = await openProduct(device, product, { ...options, noSubgroups: !subgroups }, formats);
       const amount = { flops: productFlops(product) };
       const { progress } = options;
       results.push(...(await compare({ name, amount, ours, peers: [], repeats, progress })).results);

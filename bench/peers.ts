@@ -37,9 +37,10 @@ async function torchOrMiss(work: Parameters<typeof torch>[0]): Promise<readonly 
   return found.length > 0 ? found : [{ name: "PyTorch", open }];
 }
 
-async function measureProduct(adapter: string, { repeats = REPEATS, progress }: BenchOptions): Promise<Measured> {
+async function measureProduct(adapter: string, options: BenchOptions): Promise<Measured> {
+  const { repeats = REPEATS, progress } = options;
   using device = await openDevice();
-  await using ours = await openProduct(device, STANDARD_PRODUCT);
+  await using ours = await openProduct(device, STANDARD_PRODUCT, options);
   const work = STANDARD_PRODUCT;
   return await compare({
     name: `matmul ${sizesOf(work)}`,

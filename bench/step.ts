@@ -16,6 +16,7 @@ import {
   type Peer,
   select,
 } from "./harness.ts";
+import { tuned } from "./gpu.ts";
 import { torch } from "./peer_list.ts";
 import { OPTIMIZER, stepFlops, STEPS, type StepWork, tokenAt } from "./work.ts";
 
@@ -35,16 +36,18 @@ function configOf({ vocabulary, context, width, heads, layers }: StepWork): Gpt2
 }
 
 /** A step as a contender. One run is a microstep, an update and the wait for its loss. */
-export async function openStep(device: Device, work: StepWork): Promise<Contender> {
+export async function openStep(device: Device, work: StepWork, options: BenchOptions): Promise<Contender> {
   const { context, vocabulary, rows } = work;
   const config = configOf(work);
   const model = createModel(device, config, { seed: 1 });
   const { learningRate, ...optimizer } = OPTIMIZER;
-  const step = await compileStep(model, {
-    rows: rows * context,
-    optimizer: { ...optimizer, clip: CLIP },
-    dropout: false,
-  });
+  const step = await tuned(device, options, () =>
+    compileStep(model, {
+      rows: rows * context,
+      optimizer: { ...optimizer, clip: CLIP },
+      dropout: false,
+      precision: work.precision,
+    }));
   const ids = (shift: number) =>
     Array.from(
       { length: rows },
@@ -72,10 +75,11 @@ export async function openStep(device: Device, work: StepWork): Promise<Contende
 export async function measureStep(
   work: StepWork,
   peers: readonly Peer[],
-  { repeats = REPEATS, progress }: BenchOptions,
+  options: BenchOptions,
 ): Promise<Measured & { readonly device: Device }> {
+  const { repeats = REPEATS, progress } = options;
   using device = await openDevice();
-  await using ours = await openStep(device, work);
+  await using ours = await openStep(device, work, options);
   const amount = { flops: stepFlops(work), tokens: work.rows * work.context };
   const measured = await compare({ name: work.name, amount, ours, peers, repeats, progress });
   const [own, ...theirs] = measured.results;
@@ -85,10 +89,10 @@ export async function measureStep(
 export async function benchStep(options: BenchOptions): Promise<Bench> {
   const measured = [];
   for (const work of select(STEPS, options.case)) {
-    measured.push(await measureStep(work, options.peers ? await torch(work) : [], options));
+    measured.push(await measureStep(work, options.peers && work.precision === "f32" ? await torch(work) : [], options));
   }
   const [{ device }] = measured;
   const { results, failed, peers } = join(measured);
-  const config = { repeats: options.repeats ?? REPEATS, dtype: "f32", peers };
+  const config = { repeats: options.repeats ?? REPEATS, peers };
   return { name: "step", adapter: device.name, driver: driverOf(device.info), config, results, failed };
 }

@@ -19,16 +19,25 @@ export interface StepWork {
   readonly context: number;
   readonly vocabulary: number;
   readonly rows: number;
+  /** What products with weights take. */
+  readonly precision: "f32" | "bf16" | "f16";
 }
 
 /** The product on which peers meet. */
 export const STANDARD_PRODUCT: Product = { m: 1024, k: 768, n: 768, form: "nn" };
 
+const TINY = { layers: 4, width: 128, heads: 4, context: 128, vocabulary: 4096, rows: 8 };
+const MINI = { layers: 4, width: 256, heads: 4, context: 256, vocabulary: 8192, rows: 8 };
+const GPT2 = { layers: 12, width: 768, heads: 12, context: 256, vocabulary: 50304, rows: 2 };
+
 export const STEPS: readonly StepWork[] = [
-  { name: "tiny", layers: 4, width: 128, heads: 4, context: 128, vocabulary: 4096, rows: 8 },
-  { name: "mini-v2048", layers: 4, width: 256, heads: 4, context: 256, vocabulary: 2048, rows: 4 },
-  { name: "mini", layers: 4, width: 256, heads: 4, context: 256, vocabulary: 8192, rows: 8 },
-  { name: "gpt2", layers: 12, width: 768, heads: 12, context: 256, vocabulary: 50304, rows: 2 },
+  { name: "tiny", ...TINY, precision: "f32" },
+  { name: "mini-v2048", ...MINI, vocabulary: 2048, rows: 4, precision: "f32" },
+  { name: "mini", ...MINI, precision: "f32" },
+  { name: "mini bf16", ...MINI, precision: "bf16" },
+  { name: "mini f16", ...MINI, precision: "f16" },
+  { name: "gpt2", ...GPT2, precision: "f32" },
+  { name: "gpt2 bf16", ...GPT2, precision: "bf16" },
 ];
 
 /** AdamW as every contender runs it. */
