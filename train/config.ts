@@ -76,6 +76,7 @@ export const fields = {
     "time kernels before the first step: new ones, or all again; a " +
       "resumed run keeps those it began with",
   ),
+  profile: flag("after the first steps, measure one kernel by kernel and print where its time goes"),
   tuneSeconds: number(30, "time for new kernels; what doesn't fit is tuned before the next run"),
 };
 
@@ -100,6 +101,7 @@ const changeable: readonly FieldName[] = [
   "keepCheckpoints",
   "tune",
   "tuneSeconds",
+  "profile",
 ];
 
 /** Two settings for one thing: a layer that sets one unsets what an earlier layer said of the other. */

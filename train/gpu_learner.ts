@@ -39,6 +39,8 @@ export const openLearner: OpenLearner = async (options) => {
     engine: () => engine ??= owned.use(new PlainGenerator(model)),
     tensors: (kind) => step.tensors(kind),
     load: (kind, name, data) => step.load(kind, name, data),
+    startProfile: () => step.startProfile(),
+    endProfile: (whole) => step.endProfile(whole),
     describe: () => step.describe(),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

@@ -30,6 +30,10 @@ export interface Learner extends AsyncDisposable {
   engine(): Engine;
   tensors(kind: Kind): readonly NamedTensor[];
   load(kind: Kind, name: string, data: Float32Array): void;
+  /** Measures microsteps and updates from now on, kernel by kernel. */
+  startProfile(): Promise<void>;
+  /** What was measured, to print; `whole` is what the same work took unmeasured, in milliseconds. */
+  endProfile(whole: number): Promise<string>;
   /** Sizes and memory, to print. */
   describe(): string;
 }

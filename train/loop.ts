@@ -16,6 +16,7 @@ import type { OpenLearner } from "./learner.ts";
 import { openLoader } from "./loader.ts";
 import { openMetrics, type UpdateRecord } from "./metrics.ts";
 import { writePlots } from "./plot.ts";
+import { profileStep } from "./profile.ts";
 import { openRun } from "./run_folder.ts";
 import { cutSamples, sample } from "./sample.ts";
 import { learningRateAt } from "./schedule.ts";
@@ -95,6 +96,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   // Rulers: the loss is read after the next update's microbatches were begun, so that the GPU has work meanwhile.
   let pending: Pending | undefined;
   const firstStep = state.step + 1;
+  const profile = config.profile ? profileStep(learner, console, firstStep + 1) : undefined;
   const began = { time: performance.now(), step: state.step };
   const lap = { time: began.time, tokens: 0, tokensPerSecond: 0 };
   const newLap = () => Object.assign(lap, { time: performance.now(), tokens: 0 });
@@ -126,6 +128,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
       const first = state.nextBatch;
       const batches = await Promise.all(Array.from({ length: accumulate }, (_, i) => rows.batch(first + i)));
       const targets = batches.reduce((sum, { validTargets }) => sum + validTargets, 0);
+      await profile?.before(step);
       for (const [i, batch] of batches.entries()) {
         const firstRow = i * microBatch * context;
         learner.microstep(batch, { scale: 1 / Math.max(1, targets), seed, update: step, firstRow });
@@ -135,6 +138,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
       await settle();
       const learningRate = learningRateAt(step, { ...config, steps });
       learner.update({ learningRate, update: step });
+      if (await profile?.after(step)) newLap();
       const tokens = state.tokens + targets;
       state = { ...state, step, nextBatch: first + accumulate, tokens, heldOutLoss: null };
 

@@ -2,9 +2,11 @@
  * One training step on one device, as three programs made from one model: microstep (forward, backward, gradients added),
  * update (norm, clip, AdamW) and evaluate. It knows no data, no schedule and no files.
  */
+import { formatProfile, openProfiler, type Profiler } from "../kernels/gpu/profile.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { megabytes } from "../kernels/gpu/plan.ts";
 import { Workspace } from "../kernels/gpu/workspace.ts";
+import { measureRoofline } from "../kernels/roofline.ts";
 import type { DenseBatch } from "../model/batch.ts";
 import { UserError } from "../model/errors.ts";
 import type { Model, NamedTensor } from "../model/model.ts";
@@ -84,6 +86,7 @@ export class Step implements Disposable {
   readonly workspace: Workspace;
   /** Whether parameters changed since products' copies of them were made. */
   #stale = true;
+  #profiler: (Profiler & Disposable) | null = null;
 
   constructor(
     readonly model: Model,
@@ -112,7 +115,7 @@ export class Step implements Disposable {
   }
 
   #refresh(): void {
-    if (this.#stale) this.refresher?.run();
+    if (this.#stale && this.refresher) this.#run(this.refresher);
     this.#stale = false;
   }
 
@@ -123,7 +126,7 @@ export class Step implements Disposable {
     const { seed, update, firstRow, scale } = options;
     const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
     const drops = program.inputs.includes("counter");
-    program.run(drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs);
+    this.#run(program, drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs);
   }
 
   /**
@@ -133,16 +136,17 @@ export class Step implements Disposable {
   update(options: { readonly learningRate: number; readonly update: number }): void {
     const { beta1, beta2 } = this.options.optimizer;
     const { learningRate, update } = options;
-    if (this.precision === "f16") this.updater.run({ learning_rate: new Float32Array([learningRate]) });
+    if (this.precision === "f16") this.#run(this.updater, { learning_rate: new Float32Array([learningRate]) });
     else {
       const hyper = [learningRate, 1 - beta1 ** update, Math.sqrt(1 - beta2 ** update), 0];
-      this.updater.run({ hyper: new Float32Array(hyper) });
+      this.#run(this.updater, { hyper: new Float32Array(hyper) });
     }
     this.#stale = true;
   }
 
   /** The last update's loss, gradient norm (before clipping) and in f16 the scale after it. Waits for the GPU. */
   async report(): Promise<Report> {
+    await this.#profiler?.settled();
     const scaling = this.precision === "f16" ? ["scale", "counts"] : [];
     const [loss, clip, ...rest] = await this.updater.read("loss", "clip", ...scaling);
     const report = { loss: new Float32Array(loss)[0], gradNorm: new Float32Array(clip)[1] };
@@ -167,6 +171,26 @@ export class Step implements Disposable {
     this.#evaluate.run({ tokens, targets, positions, starts, scale: new Float32Array([1]) });
     const [loss] = await this.#evaluate.read("loss");
     return { loss: new Float32Array(loss)[0], targets: validTargets };
+  }
+
+  #run(program: Program, inputs?: Readonly<Record<string, ArrayBufferView>>): void {
+    if (this.#profiler === null) program.run(inputs);
+    else this.#profiler.run(program, inputs);
+  }
+
+  /** Measures microsteps and updates from now on, kernel by kernel, while they do what they always do. */
+  async startProfile(): Promise<void> {
+    this.#profiler ??= await openProfiler(this.model.device);
+  }
+
+  /** What was measured, as a table; `whole` is what the same work takes unmeasured, in milliseconds. */
+  async endProfile(whole?: number): Promise<string> {
+    if (this.#profiler === null) throw new Error("Cannot end a profile: none was started");
+    using profiler = this.#profiler;
+    await profiler.settled();
+    this.#profiler = null;
+    const roofline = await measureRoofline(this.model.device, profiler.stopwatch);
+    return formatProfile(profiler.rows(roofline), roofline, whole);
   }
 
   /** Compiles a program into the workspace that all but the update take turns in. */
@@ -197,6 +221,7 @@ export class Step implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#profiler?.[Symbol.dispose]();
     this.#evaluate?.[Symbol.dispose]();
     for (const program of this.#microsteps.values()) program[Symbol.dispose]();
     this.updater[Symbol.dispose]();

@@ -64,6 +64,11 @@ export class Program implements Disposable {
     return this.memory.blueprint.plan;
   }
 
+  /** Calls with the kernels they run by, in order. */
+  get steps(): readonly Step[] {
+    return this.memory.blueprint.steps;
+  }
+
   /** Kernel launches in one run. */
   get dispatches(): number {
     return this.commands.filter((command) => command.kind === "dispatch").length;

@@ -133,6 +133,8 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
   return {
     config: model,
     device: "fake",
+    startProfile: () => Promise.resolve(),
+    endProfile: () => Promise.resolve("profile of a fake"),
     kernels: kernels ?? { fake: `chosen for seed ${config.seed}` },
     parameters: [...slots.values()].reduce((total, { data }) => total + data.parameter.length, 0),
     microstep({ tokens, targets }: DenseBatch, { scale, seed, update, firstRow }) {
