@@ -34,6 +34,10 @@ export interface Context {
   dropout(x: Tensor, rate: number): Tensor;
   /** Runs a block of layers; its values may be recomputed in the backward pass instead of being kept. */
   block<T>(body: () => T): T;
+  /** Runs what costs little beside the products around it; its values may be recomputed in the backward pass. */
+  cheap<T>(body: () => T): T;
+  /** Whether `cheap` recomputes: what it holds is then best apart from what must be kept. */
+  readonly recomputesCheap: boolean;
 }
 
 /** A model as a function of its parameters and a context. */
@@ -43,10 +47,14 @@ export interface Architecture {
   unembed(p: Scope): Matrix; // (V, C)
 }
 
+export const recomputations = ["none", "attention", "block"] as const;
+export type Recompute = typeof recomputations[number];
+
 export interface DenseOptions {
   /** Drop as the architecture asks: training only. The graph then has the input `counter`. */
   readonly dropout?: boolean;
-  readonly recompute?: "none" | "block";
+  /** What isn't kept for the backward pass: nothing, all but the results of products, or all but one value a block. */
+  readonly recompute?: Recompute;
   /** Rows no document passes; estimates of time and the choice of kernels rest on it. Default: all rows. */
   readonly longest?: number;
 }
@@ -69,6 +77,8 @@ export function denseContext(graph: Graph, rows: number, options: DenseOptions =
     },
     dropout: (x, rate) => counter === null || rate === 0 ? x : dropout(x, rate, site++, counter),
     block: (body) => options.recompute === "block" ? graph.region(body) : body(),
+    cheap: (body) => options.recompute === "attention" ? graph.region(body) : body(),
+    recomputesCheap: options.recompute === "attention",
   };
 }
 
@@ -113,5 +123,7 @@ export function pagedContext(graph: Graph, options: PagedOptions): Context {
     },
     dropout: (x) => x,
     block: (body) => body(),
+    cheap: (body) => body(),
+    recomputesCheap: false,
   };
 }

@@ -39,7 +39,7 @@ function hidden(config: Gpt2Config, p: Scope, context: Context): Tensor {
   const wpe = p.parameter("wpe.weight", [n_positions, n_embd], { std: initializer_range });
   const embedded = add(embedding(wte, context.tokens), embedding(wpe, context.positions)); // (N, C)
   const sum = context.dropout(embedded, config.embd_pdrop);
-  let stream: Stream = { sum, normed: norm(config, p.within(normName(config, 0)), sum) };
+  let stream: Stream = { sum, normed: norm(config, context, p.within(normName(config, 0)), sum) };
   for (let layer = 0; layer < n_layer; layer++) {
     stream = context.block(() => block(config, p, context, layer, stream));
   }
@@ -56,7 +56,7 @@ function block(config: Gpt2Config, p: Scope, context: Context, layer: number, st
   const h = p.within(`h.${layer}`);
   const attended = selfAttention(config, h.within("attn"), context, layer, stream.normed);
   const middle = residual(config, context, h.within("ln_2"), stream.sum, attended);
-  const transformed = mlp(config, h.within("mlp"), middle.normed);
+  const transformed = mlp(config, h.within("mlp"), context, middle.normed);
   return residual(config, context, p.within(normName(config, layer + 1)), middle.sum, transformed);
 }
 
@@ -65,23 +65,30 @@ function selfAttention(config: Gpt2Config, p: Scope, context: Context, layer: nu
   const D = C / H;
   const qkv = linear(p.within("c_attn"), x, 3 * C, { std: config.initializer_range }); // (N, 3C)
   const [q, k, v] = headsIn(qkv, [H, H, H], D); // (N, H, D)
-  const y = context.attend(layer, q, k, v, { scale: attentionScale(config), dropout: config.attn_pdrop }); // (N, H, D)
+  const attend = { scale: attentionScale(config), dropout: config.attn_pdrop };
+  const y = context.cheap(() => context.attend(layer, q, k, v, attend)); // (N, H, D)
   return linear(p.within("c_proj"), reshape(y, x.shape), C, projection(config)); // (N, C)
 }
 
-function mlp(config: Gpt2Config, p: Scope, x: Tensor): Tensor {
+function mlp(config: Gpt2Config, p: Scope, context: Context, x: Tensor): Tensor {
   const wide = linear(p.within("c_fc"), x, innerSize(config), { std: config.initializer_range }); // (N, 4C)
-  return linear(p.within("c_proj"), gelu(wide, geluForm(config)), config.n_embd, projection(config)); // (N, C)
+  const active = context.cheap(() => gelu(wide, geluForm(config))); // (N, 4C)
+  return linear(p.within("c_proj"), active, config.n_embd, projection(config)); // (N, C)
 }
 
 function residual(config: Gpt2Config, context: Context, p: Scope, x: Tensor, branch: Tensor): Stream {
+  const dropped = context.dropout(branch, config.resid_pdrop);
+  if (context.recomputesCheap) {
+    const sum = add(dropped, x);
+    return { sum, normed: norm(config, context, p, sum) };
+  }
   const { weight, bias } = normParameters(config, p);
-  return residualLayerNorm(context.dropout(branch, config.resid_pdrop), x, weight, bias, config.layer_norm_epsilon);
+  return residualLayerNorm(dropped, x, weight, bias, config.layer_norm_epsilon);
 }
 
-function norm(config: Gpt2Config, p: Scope, x: Tensor): Tensor {
+function norm(config: Gpt2Config, context: Context, p: Scope, x: Tensor): Tensor {
   const { weight, bias } = normParameters(config, p);
-  return layerNorm(x, weight, bias, config.layer_norm_epsilon);
+  return context.cheap(() => layerNorm(x, weight, bias, config.layer_norm_epsilon));
 }
 
 function normParameters({ n_embd }: Gpt2Config, p: Scope): { weight: Tensor; bias: Tensor } {

@@ -16,6 +16,7 @@ import {
   wrap,
 } from "../model/arguments.ts";
 import { readFolder } from "../model/checkpoint.ts";
+import { recomputations } from "../model/context.ts";
 import { UserError } from "../model/errors.ts";
 import { readJson } from "../model/json_fields.ts";
 import { modelFolder } from "../model/runs.ts";
@@ -59,7 +60,13 @@ export const fields = {
   eps: number(1e-8, "AdamW: added to the divisor", { min: Number.MIN_VALUE }),
   weightDecay: number(0.1, "AdamW: decay of matrices, by the learning rate; vectors have none"),
   clip: number(1, "largest gradient norm; larger ones are scaled down; 0 clips nothing"),
-  recompute: choice(["none", "block"], "none", "recompute blocks in the backward pass: less memory, more time"),
+  recompute: choice(
+    recomputations,
+    "none",
+    "what the backward pass computes again: less memory, more time; attention: all but products with weights",
+  ),
+  memory: number(0, "GB a run may take on the device; 0 takes what the machine has"),
+  dryRun: flag("print memory, work and expected time, and start nothing"),
 
   logEvery: integer(1, "updates between two readings of the loss", atLeastOne),
   evalEvery: integer(50, "updates between two measurements of the held-out loss; 0 only at checkpoints"),
@@ -99,6 +106,8 @@ const changeable: readonly FieldName[] = [
   "sampleTokens",
   "checkpointEvery",
   "keepCheckpoints",
+  "memory",
+  "dryRun",
   "tune",
   "tuneSeconds",
   "profile",

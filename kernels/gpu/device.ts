@@ -40,7 +40,7 @@ const LIMITS = [
 const FEATURES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 
 /** Reading back goes by chunks of this many bytes: mapping one large range is slower. */
-const CHUNK_BYTES = 4 << 20;
+export const STAGING_BYTES = 4 << 20;
 
 /** Uploads go by this many bytes, so that the queue's staging memory stays small. */
 const UPLOAD_BYTES = 16 << 20;
@@ -287,11 +287,11 @@ export class Device implements Disposable {
     let filled = 0;
     for (const [index, slice] of slices.entries()) {
       for (let from = 0; from < slice.size;) {
-        const size = Math.min(slice.size - from, CHUNK_BYTES - filled);
+        const size = Math.min(slice.size - from, STAGING_BYTES - filled);
         batch.push({ slice, from, size, into: results[index].subarray(from, from + size) });
         from += size;
         filled += Math.ceil(size / 8) * 8;
-        if (filled >= CHUNK_BYTES) {
+        if (filled >= STAGING_BYTES) {
           await this.#fetch(batch);
           batch = [];
           filled = 0;
@@ -306,7 +306,7 @@ export class Device implements Disposable {
   async #fetch(pieces: readonly { slice: BufferSlice; from: number; size: number; into: Uint8Array }[]): Promise<void> {
     const fresh = this.#staging === null;
     const staging = this.#staging ??= this.createBuffer(
-      CHUNK_BYTES,
+      STAGING_BYTES,
       "staging",
       GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
     );

@@ -32,7 +32,7 @@ export function differentiate(
   const variable = reachableFrom(forward, wrt);
   wrt.forEach((tensor, i) => into[i] && sums.set(tensor.base, into[i]));
   for (const { tensor, gradient } of seeds) contribute(sums, tensor, gradient);
-  const replay = new Replay(graph, forward);
+  const replay = new Replay(graph, forward, variable);
   for (const call of forward.reverse()) {
     const grads = call.outputs.map((output) => gradientOf(sums, output));
     if (grads.every((grad) => grad === null) || !call.inputs.some((input) => variable.has(input.base))) continue;
@@ -108,18 +108,20 @@ function noGradient(tensor: Tensor): never {
   throw new Error(`Cannot differentiate with respect to ${name}: no gradient reaches it`);
 }
 
-/** Makes the calls of a recompute region again, once each, when the backward pass first meets the region. */
+/** Makes the calls of a recompute region again, once each, when the backward pass first meets the region or its values. */
 class Replay {
   readonly #replayed = new Map<Call, Call>();
   readonly #tensors = new Map<Tensor, Tensor>();
   readonly #regions = new Set<number>();
 
-  constructor(readonly graph: Graph, readonly forward: readonly Call[]) {
+  /** @param variable values that gradients pass through. */
+  constructor(readonly graph: Graph, readonly forward: readonly Call[], readonly variable: ReadonlySet<Tensor>) {
     this.forward = [...forward];
   }
 
+  /** The call as its gradient sees it: made again in a region, elsewhere reading what regions made again. */
   of(call: Call): Call {
-    if (call.region === null) return call;
+    if (call.region === null) return { ...call, inputs: call.inputs.map((input) => this.#again(input)) };
     if (!this.#regions.has(call.region)) this.#replay(call.region);
     return this.#replayed.get(call)!;
   }
@@ -132,6 +134,13 @@ class Replay {
       call.outputs.forEach((output, i) => this.#tensors.set(output, outputs[i]));
       this.#replayed.set(call, outputs[0].source as Call);
     }
+  }
+
+  #again(tensor: Tensor): Tensor {
+    const { source } = tensor.base;
+    if (isLeaf(source) || source.region === null || !this.variable.has(tensor.base)) return tensor;
+    if (!this.#regions.has(source.region)) this.#replay(source.region);
+    return this.#latest(tensor);
   }
 
   #latest(tensor: Tensor): Tensor {

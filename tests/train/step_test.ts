@@ -1,12 +1,10 @@
 /** A training step on the GPU: what it must learn, and what must not change its numbers. */
 import assert from "node:assert/strict";
-import { Graph } from "../../kernels/gpu/graph.ts";
-import { compile } from "../../kernels/gpu/program.ts";
-import { denseContext } from "../../model/context.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import type { DenseBatch } from "../../model/batch.ts";
 import { createModel, type Model } from "../../model/model.ts";
-import { objective } from "../../model/objective.ts";
+import { shapeOf } from "../../model/shape.ts";
+import { footprint } from "../../train/footprint.ts";
 import { createAdamW } from "../../train/optimizer.ts";
 import { compileStep, type Step, type StepOptions } from "../../train/step.ts";
 import { assertClose } from "../close.ts";
@@ -156,22 +154,18 @@ Deno.test("the same seed gives the same bits", async () => {
   assert.deepEqual(one, two);
 });
 
-Deno.test("recomputed blocks give the same bits and hold less memory", async () => {
+Deno.test("what is recomputed has the same bits and holds less memory", async () => {
+  const { capabilities } = await testDevice();
+  const shape = shapeOf({ ...dropping, n_layer: 6 });
+  const held: number[] = [];
   const kept = await train(batch, [], { dropout: true }, dropping);
-  const again = await train(batch, [], { dropout: true, recompute: "block" }, dropping);
-  assert.deepEqual(again, kept);
-  const deep = { ...config, n_layer: 6 };
-  const bytes = async (recompute: "none" | "block") => {
-    using model = createModel(await testDevice(), deep, { seed: 0 });
-    const graph = new Graph();
-    const context = denseContext(graph, 768, { recompute });
-    const { loss, gradients } = objective(graph, model.architecture, context, deep.vocab_size);
-    const named = Object.fromEntries(gradients.map((gradient, i) => [`${i}`, gradient]));
-    using program = await compile(model.device, graph, { loss, ...named }, model.store);
-    return program.bytes;
-  };
-  const [whole, less] = [await bytes("none"), await bytes("block")];
-  assert.ok(less < 0.6 * whole, `${less} bytes with recomputation, ${whole} without`);
+  for (const recompute of ["none", "attention", "block"] as const) {
+    const again = await train(batch, [], { dropout: true, recompute }, dropping);
+    assert.deepEqual(again, kept, recompute);
+    const options = { rows: 768, optimizer, dropout: true, recompute };
+    held.push((await footprint(shape, options, capabilities)).memory.activations);
+  }
+  assert.ok(held[1] < 0.75 * held[0] && held[2] < 0.4 * held[1], `${held} bytes of none, attention, block`);
 });
 
 Deno.test("a gradient that isn't finite changes nothing", async () => {
