@@ -2,6 +2,7 @@
  * A call's candidates against each other: each challenger runs in turns with the best so far, so that a machine's noise
  * falls on both, and no more than two are held at once. It knows no op, and nothing of what is kept.
  */
+import type { Command } from "./assemble.ts";
 import type { Device } from "./device.ts";
 import type { Stopwatch } from "./stopwatch.ts";
 import type { Isolated, Trial } from "./trial.ts";
@@ -11,7 +12,12 @@ export interface Result {
   readonly index: number;
   readonly milliseconds: number;
   readonly defaultMilliseconds: number;
+  /** Candidates that had their turn: the first so many. */
+  readonly tried: number;
 }
+
+/** Where a match stands: who leads, and how many had their turn. */
+export type Standing = Pick<Result, "index" | "tried">;
 
 /** How much faster a candidate must be to replace another: less is noise. */
 const CLEAR_GAIN = 0.03;
@@ -53,26 +59,30 @@ export class Match {
     readonly note: (line: string) => void,
   ) {}
 
-  /** @returns null where time is up before all have run, or none could. */
-  async play(candidates: number, timeIsUp: () => boolean): Promise<Result | null> {
-    let champion: Contender | null = null;
+  /**
+   * Lets candidates run, from where an earlier match ended, until time is up; one of them in any case.
+   *
+   * @returns null where none could.
+   */
+  async play(candidates: number, timeIsUp: () => boolean, from?: Standing): Promise<Result | null> {
+    let champion = from === undefined ? null : await this.#enter(from.index, null);
+    let tried = from?.tried ?? 0;
     try {
-      for (let index = 0; index < candidates; index++) {
-        if (timeIsUp()) return null;
-        const challenger = await this.#enter(index, champion);
+      do {
+        const challenger = await this.#enter(tried++, champion);
         if (challenger === null) continue;
         const won = champion === null || isClear(await this.#duel(champion, challenger));
         (won ? champion : challenger)?.[Symbol.dispose]();
         if (won) champion = challenger;
-      }
-      return champion && await this.#settle(champion);
+      } while (tried < candidates && !timeIsUp());
+      return champion && { ...await this.#settle(champion), tried };
     } finally {
       champion?.[Symbol.dispose]();
     }
   }
 
   /** The winner once more against the op's own best guess, which stays where the gain isn't clear again. */
-  async #settle(winner: Contender): Promise<Result> {
+  async #settle(winner: Contender): Promise<Omit<Result, "tried">> {
     if (winner.index === 0) {
       const milliseconds = Math.min(winner.rough, await this.#run(winner), await this.#run(winner));
       return { index: 0, milliseconds, defaultMilliseconds: milliseconds };
@@ -93,8 +103,7 @@ export class Match {
       return await this.device.attempt(async () => {
         using opening = new DisposableStack();
         const trial = opening.use(await this.call.open(index));
-        const first = await this.stopwatch.time(trial.commands);
-        if (first > bound + COMPILING) return null;
+        if (!await this.#finishes(trial.commands, bound + COMPILING)) return null;
         const rough = await this.stopwatch.time(trial.commands);
         if (rough > bound) return null;
         const owned = opening.move();
@@ -105,6 +114,19 @@ export class Match {
       this.note(`candidate ${index} is left out: ${error instanceof Error ? error.message : error}`);
       return null;
     }
+  }
+
+  /** Runs commands a dispatch at a time, and leaves off as soon as they have taken more than `limit` milliseconds. */
+  async #finishes(commands: readonly Command[], limit: number): Promise<boolean> {
+    let milliseconds = 0;
+    let from = 0;
+    for (const [at, { kind }] of commands.entries()) {
+      if (kind !== "dispatch") continue;
+      milliseconds += await this.stopwatch.time(commands.slice(from, at + 1));
+      from = at + 1;
+      if (milliseconds > limit) return false;
+    }
+    return true;
   }
 
   async #duel(champion: Contender, challenger: Contender): Promise<Duel> {

@@ -75,17 +75,15 @@ export class Tuner implements Chooser, Disposable {
       const start = performance.now();
       const winner = await this.#tune(kind);
       this.#milliseconds += performance.now() - start;
-      if (winner === null) {
-        this.#left++;
-        continue;
-      }
+      if (winner === null || winner.tried < kind.offer.candidates.length) this.#left++;
+      if (winner === null) continue;
       this.#tuned.set(kind.description, { winner, calls: kind.calls });
       this.#cache.put(kind.description, winner);
     }
     const known: Record<string, string> = {};
     for (const kind of kinds.values()) {
-      const winner = this.#known(kind);
-      if (winner !== undefined) known[kind.description] = winner;
+      const entry = this.#known(kind);
+      if (entry !== undefined) known[kind.description] = entry.winner;
     }
     const choices = new Choices(known);
     const chosen = await choices.choose(offers);
@@ -100,13 +98,13 @@ export class Tuner implements Chooser, Disposable {
   /** Whether a kind of call is still to be timed. */
   #wants(kind: Kind): boolean {
     if (kind.offer.candidates.length < 2 || this.#tuned.has(kind.description)) return false;
-    return this.options.again === true || this.#known(kind) === undefined;
+    return this.options.again === true || (this.#known(kind)?.tried ?? 0) < kind.offer.candidates.length;
   }
 
-  /** The winner's fingerprint, where the cache has it for the very candidates that are offered. */
-  #known({ description, offered }: Kind): string | undefined {
+  /** What the cache knows of the very candidates that are offered. */
+  #known({ description, offered }: Kind): Winner | undefined {
     const entry = this.#cache.get(description);
-    return entry?.offered === offered ? entry.winner : undefined;
+    return entry?.offered === offered ? entry : undefined;
   }
 
   /** A guess of what the program spends on it: what takes most is tuned first. */
@@ -115,8 +113,11 @@ export class Tuner implements Chooser, Disposable {
   }
 
   /** The winner among a call's candidates; null where time or the device didn't allow to find out. */
-  async #tune({ offer, description, offered }: Kind): Promise<Winner | null> {
+  async #tune(kind: Kind): Promise<Winner | null> {
+    const { offer, description, offered } = kind;
     const { call, candidates } = offer;
+    const known = this.options.again === true ? undefined : this.#known(kind);
+    const index = candidates.findIndex((candidate) => fingerprint(call, candidate) === known?.winner);
     try {
       using isolated = await this.device.attempt(() => Promise.resolve(new Isolated(this.device, offer)));
       const stopwatch = this.#stopwatch ??= await openStopwatch(this.device);
@@ -128,11 +129,13 @@ export class Tuner implements Chooser, Disposable {
       );
       const start = performance.now();
       const limit = this.#secondsLeft() * 1000;
-      const result = await match.play(candidates.length, () => performance.now() - start > limit);
+      const from = known && { index, tried: known.tried };
+      const result = await match.play(candidates.length, () => performance.now() - start > limit, from);
       if (result === null) return null;
       const { flops, bytes } = call.op.cost(call);
       return {
         winner: fingerprint(call, candidates[result.index]),
+        tried: result.tried,
         offered,
         kernel: labelOf(candidates[result.index]),
         milliseconds: result.milliseconds,
@@ -149,7 +152,7 @@ export class Tuner implements Chooser, Disposable {
 
   /** What was gained, in one line; undefined where there was nothing to tune. */
   summary(): string | undefined {
-    const left = this.#left === 0 ? "" : `; ${this.#left} keep their default until there is time`;
+    const left = this.#left === 0 ? "" : `; ${this.#left} wait until there is time`;
     if (this.#tuned.size === 0) return this.#left === 0 ? undefined : `no kernel was tuned${left}`;
     const total = (time: "milliseconds" | "defaultMilliseconds") =>
       [...this.#tuned.values()].reduce((sum, { winner, calls }) => sum + calls * winner[time], 0);

@@ -8,8 +8,10 @@ import type { Device } from "./device.ts";
 
 /** What was found out about one kind of call. */
 export interface Winner {
-  /** Fingerprint of the fastest candidate. */
+  /** Fingerprint of the fastest candidate up to now. */
   readonly winner: string;
+  /** How many candidates had their turn, in the order they are offered; the rest has its when there is time. */
+  readonly tried: number;
   /** Digest of the fingerprints of all that were offered: another one means kernels changed, and it is tuned again. */
   readonly offered: string;
   /** Labels of the winner's dispatches, to read. */
@@ -143,7 +145,7 @@ function readCacheFile(path: string): CacheFile | undefined {
 }
 
 function isWinner(value: Partial<Winner> | null): boolean {
-  const numbers = [value?.milliseconds, value?.defaultMilliseconds, value?.flops, value?.bytes];
+  const numbers = [value?.tried, value?.milliseconds, value?.defaultMilliseconds, value?.flops, value?.bytes];
   return [value?.winner, value?.offered, value?.kernel].every((text) => typeof text === "string") &&
     numbers.every((number) => typeof number === "number");
 }

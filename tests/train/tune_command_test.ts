@@ -38,7 +38,7 @@ Deno.test("tune --list prints calls with their rates, slowest first", async () =
   Deno.env.set("WGPT_CACHE", folder);
   try {
     assert.match((await command("--list")).printed, /^No tuned kernels in .*: run `deno task tune`\n$/);
-    const winner = { winner: "a", offered: "b", bytes: 3e6, flops: 8e9 };
+    const winner = { winner: "a", tried: 2, offered: "b", bytes: 3e6, flops: 8e9 };
     const winners = {
       "small (4) f32": { ...winner, kernel: "small kernel", milliseconds: 0.25, defaultMilliseconds: 0.25 },
       "large (8, 8) f32": { ...winner, kernel: "large kernel", milliseconds: 2, defaultMilliseconds: 3 },

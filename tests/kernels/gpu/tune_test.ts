@@ -161,8 +161,25 @@ Deno.test("without time every call keeps its default, and is tuned when there is
   const op = fakeOp("late", adds(1, SLOW), adds(2, 0));
   const none = await tune(device, { folder, seconds: 0 }, op);
   assert.deepEqual([none.results, none.calls], [[1], []]);
-  assert.match(none.summary!, /no kernel was tuned; 1 keep their default until there is time/);
+  assert.match(none.summary!, /no kernel was tuned; 1 wait until there is time/);
   assert.deepEqual((await tune(device, { folder, seconds: 60 }, op)).results, [2]);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("what a time limit cuts off goes on where it stood", async () => {
+  using device = await openDevice();
+  const folder = await Deno.makeTempDir();
+  const op = fakeOp("long", adds(1, SLOW), adds(2, SLOW), adds(3, 0));
+  let runs = 0;
+  for (let result = 0; result !== 3; runs++) {
+    const { results, calls } = await tune(device, { folder, seconds: 1e-6 }, op); // time for one candidate
+    assert.deepEqual(calls, ["long"]);
+    [result] = results;
+    assert.ok(runs < 3, "no headway");
+  }
+  const [{ winners }] = listCaches(folder);
+  assert.equal(Object.values(winners)[0].tried, 3);
+  assert.deepEqual((await tune(device, { folder }, op)).calls, []);
   await Deno.remove(folder, { recursive: true });
 });
 
