@@ -13,8 +13,9 @@ import {
 import { read, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
+export const floatTypes = ["f32", "bf16", "f16"] as const;
 /** Formats of numbers that weights and operands of products come in. */
-export type FloatType = "f32" | "bf16" | "f16";
+export type FloatType = typeof floatTypes[number];
 
 const WORKGROUP = 64;
 

@@ -13,13 +13,14 @@ import {
   scratch,
   type Tensor,
 } from "./gpu/graph.ts";
+import { isFloat } from "./cast.ts";
 import { read, slices, write } from "./gpu/primitives.ts";
 import { grid, GRID_WIDTH, wgsl } from "./gpu/wgsl.ts";
 
 const WORKGROUP = 64;
 
 const GATHER = `
-@group(0) @binding(0) var<storage, read> table: array<T>;
+@group(0) @binding(0) var<storage, read> table: array<STORED>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<T>;
 @group(0) @binding(3) var<uniform> u: Uniforms;
@@ -29,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let row = i / WIDTH;
   if (row >= u.rows) { return; }
   let id = ids[row];
-  if (id >= u.first && id < u.end) { y[i] = table[(id - u.first) * WIDTH + i % WIDTH]; }
+  if (id >= u.first && id < u.end) { y[i] = taken(id - u.first, i % WIDTH); }
   // An index outside of the table takes zeroes, and a slice leaves the others' rows alone.
   if (id >= TABLE_ROWS && u.first == 0u) { y[i] = T(); }
 }`;
@@ -88,13 +89,37 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   if (i < (u.end - u.first) * WIDTH) { dtable[i] = T(); }
 }`;
 
-function shader(text: string, columns: number, tableRows: number): { readonly code: string; readonly width: number } {
+/** `taken(row, column)`: the T at a place of the table, whatever it is stored in. */
+function taking({ dtype, shape: [, columns] }: Tensor): string {
+  if (dtype === "f32") return "alias STORED = T;\nfn taken(row: u32, at: u32) -> T { return table[row * WIDTH + at]; }";
+  const pair = dtype === "f16" ? "unpack2x16float(word)" : "bitcast<vec2f>(vec2u(word << 16u, word & 0xffff0000u))";
+  const unpack = `fn pair(word: u32) -> vec2f { return ${pair}; }`;
+  if (columns % 4 === 0) {
+    return `alias STORED = vec2u;\n${unpack}
+fn taken(row: u32, at: u32) -> T {
+  let words = table[row * WIDTH + at];
+  return T(pair(words.x), pair(words.y));
+}`;
+  }
+  return `alias STORED = u32;\n${unpack}
+fn taken(row: u32, at: u32) -> T { return pair(table[row * ${Math.ceil(columns / 2)}u + at / 2u])[at % 2u]; }`;
+}
+
+function shader(
+  text: string,
+  columns: number,
+  tableRows: number,
+  functions = "",
+): { readonly code: string; readonly width: number } {
   const vector = columns % 4 === 0 ? 4 : 1;
   const width = columns / vector;
   const head = `alias T = ${vector === 4 ? "vec4f" : "f32"};
 struct Uniforms { rows: u32, first: u32, end: u32 }
 const NONE = 0xffffffffu;`;
-  return { code: `${head}\n${wgsl(text, { WORKGROUP, GRID_WIDTH, WIDTH: width, TABLE_ROWS: tableRows })}`, width };
+  return {
+    code: `${head}\n${wgsl(functions + text, { WORKGROUP, GRID_WIDTH, WIDTH: width, TABLE_ROWS: tableRows })}`,
+    width,
+  };
 }
 
 const groups = (invocations: number) => grid(Math.ceil(invocations / WORKGROUP));
@@ -102,13 +127,15 @@ const groups = (invocations: number) => grid(Math.ceil(invocations / WORKGROUP))
 const embeddingOp: Op<undefined> = {
   name: "embedding",
   infer([table, ids]) {
-    if (table.shape.length !== 2 || table.dtype !== "f32" || ids.shape.length !== 1 || ids.dtype !== "u32") {
-      throw new RangeError(`Cannot take rows ${formatType(ids)} of ${formatType(table)}: want (N) u32 of (V, C) f32`);
+    if (table.shape.length !== 2 || !isFloat(table.dtype) || ids.shape.length !== 1 || ids.dtype !== "u32") {
+      throw new RangeError(
+        `Cannot take rows ${formatType(ids)} of ${formatType(table)}: want (N) u32 of (V, C) f32, bf16 or f16`,
+      );
     }
     return [{ shape: [ids.shape[0], table.shape[1]], dtype: "f32" }];
   },
   kernels({ inputs: [table, ids], outputs: [y] }, device) {
-    const { code, width } = shader(GATHER, table.shape[1], table.shape[0]);
+    const { code, width } = shader(GATHER, table.shape[1], table.shape[0], taking(table));
     return [
       slices(table, device).map(({ rows }) => ({
         label: "embedding",
@@ -184,7 +211,7 @@ function scatter(ids: Tensor, dy: Tensor, dtable: Tensor, device: Capabilities):
 /**
  * Row ids[n] of a table for each n.
  *
- * @param table (V, C) f32, of any size.
+ * @param table (V, C) f32, bf16 or f16, of any size; its gradient is f32.
  * @param ids (N) u32; an id ≥ V takes zeroes.
  * @returns (N, C).
  */

@@ -3,6 +3,7 @@
  * knows no optimizer, no server and no text.
  */
 import { join } from "node:path";
+import { type FloatType, floatTypes } from "../kernels/cast.ts";
 import type { Device } from "../kernels/gpu/device.ts";
 import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
@@ -18,13 +19,14 @@ import { PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
 import { objective } from "./objective.ts";
 import { logits } from "./linear.ts";
-import { createScope, type Formats, type Parameter, type Scope } from "./scope.ts";
+import { packRows, unpackRows } from "./packed_rows.ts";
+import { createScope, type Formats, type Parameter, type Scope, variableEntry } from "./scope.ts";
 import { shapeOf } from "./shape.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface LoadOptions {
-  /** Format of the weights in memory. */
-  readonly dtype?: "f32";
+  /** Format of the weights in memory; tensors of one dimension are f32 in any case. Default: f32. */
+  readonly dtype?: FloatType;
 }
 
 /** Bytes of logits computed at a time. */
@@ -48,17 +50,19 @@ const PROGRAMS = 4;
  * ```
  */
 export async function loadModel(device: Device, folder: string, options: LoadOptions = {}): Promise<Model> {
-  if (options.dtype !== undefined && options.dtype !== "f32") {
-    throw new UserError(`Cannot load ${folder} as ${options.dtype}: weights are kept as f32`, 2);
+  const { dtype = "f32" } = options;
+  if (!floatTypes.includes(dtype)) {
+    throw new UserError(`Cannot load ${folder} as ${dtype}: weights are kept as ${floatTypes.join(", ")}`, 2);
   }
   using files = await readFolder(folder);
   const model = new Model(device, files.config, {
     bare: files.prefix === "",
     tokenizer: await tokenizerIn(files.folder),
     generation: files.generation,
+    weights: dtype,
   });
   try {
-    for (const { name } of model.declared) model.store.write(name, await files.readF32(name));
+    for (const parameter of model.declared) model.write(parameter, await files.readF32(parameter.name));
     return model;
   } catch (error) {
     model[Symbol.dispose]();
@@ -85,9 +89,7 @@ export function createModel(
   options: { readonly seed: number; readonly tokenizer?: Tokenizer },
 ): Model {
   const model = new Model(device, config, { tokenizer: options.tokenizer });
-  model.declared.forEach((parameter, stream) => {
-    model.store.write(parameter.name, initial(parameter, options.seed, stream));
-  });
+  model.declared.forEach((parameter, stream) => model.write(parameter, initial(parameter, options.seed, stream)));
   return model;
 }
 
@@ -106,6 +108,8 @@ export interface ModelOptions {
   readonly tokenizer?: Tokenizer;
   /** Saved with the model. Default: only the tokens that begin and end a text. */
   readonly generation?: GenerationConfig;
+  /** Format of the weights in memory. Default: f32. */
+  readonly weights?: FloatType;
 }
 
 /** A GPT-2 on a device. Make one with `loadModel` or `createModel`; until it is disposed it holds GPU memory. */
@@ -114,7 +118,7 @@ export class Model implements Disposable {
   readonly store: Store;
   /** Parameters in the order the model uses them. */
   readonly declared: readonly Parameter[];
-  readonly formats: Formats = {};
+  readonly formats: Formats;
   readonly #programs = new Map<string, Program>();
 
   constructor(
@@ -123,8 +127,9 @@ export class Model implements Disposable {
     readonly options: ModelOptions = {},
   ) {
     ({ architecture: this.architecture, declared: this.declared } = shapeOf(config));
+    this.formats = { weights: options.weights ?? "f32" };
     this.store = createStore(device);
-    this.store.allocate("parameter", this.entries(""));
+    this.store.allocate("parameter", this.declared.map((parameter) => variableEntry(parameter, this.formats)));
   }
 
   /** How many numbers the model has learned or will learn; padding doesn't count. */
@@ -132,7 +137,7 @@ export class Model implements Disposable {
     return this.declared.reduce((sum, { shape }) => sum + count({ shape, dtype: "f32" }), 0);
   }
 
-  /** Entries of a kind of variables that stand beside the parameters: gradients or moments. */
+  /** Entries of a kind of f32 variables that stand beside the parameters: gradients or moments. */
   entries(prefix: string): Entry[] {
     return this.declared.map(({ name, padded, decay }) => ({
       name: prefix + name,
@@ -209,6 +214,7 @@ export class Model implements Disposable {
         this.architecture,
         this.#dense(graph, rows),
         this.config.vocab_size,
+        { formats: this.formats },
       );
       return { loss, ...Object.fromEntries(this.declared.map(({ name }, i) => [name, gradients[i]])) };
     });
@@ -217,7 +223,7 @@ export class Model implements Disposable {
     const [loss, ...gradients] = await program.read("loss", ...this.declared.map(({ name }) => name));
     const named = this.declared.map((parameter, i): [string, Float32Array] => [
       this.key(parameter.name),
-      unpadded(parameter, gradients[i]),
+      unpadded(parameter, new Float32Array(gradients[i])),
     ]);
     return { loss: new Float32Array(loss)[0], gradients: new Map(named) };
   }
@@ -229,9 +235,19 @@ export class Model implements Disposable {
     return result;
   }
 
-  /** One parameter, or with `prefix` its gradient or moment, unpadded. */
+  /** One parameter, or with `prefix` its gradient or moment, unpadded, as f32. */
   async read(parameter: Parameter, prefix = ""): Promise<Float32Array> {
-    return unpadded(parameter, await this.store.read(prefix + parameter.name));
+    const name = prefix + parameter.name;
+    const buffer = await this.store.read(name);
+    const { dtype } = this.store.get(name)!;
+    return unpadded(parameter, unpackRows(buffer, parameter.shape.at(-1)!, dtype as FloatType));
+  }
+
+  /** Sets one parameter, or with `prefix` its gradient or moment, rounded to nearest even where it is kept in halves. */
+  write(parameter: Parameter, values: Float32Array, prefix = ""): void {
+    const name = prefix + parameter.name;
+    const { dtype } = this.store.get(name)!;
+    this.store.write(name, packRows(values, parameter.shape.at(-1)!, dtype as FloatType));
   }
 
   /** Every parameter, or with `prefix` its gradient or moment, by the checkpoint's key, to be read one at a time. */
@@ -287,6 +303,6 @@ export interface NamedTensor {
   readonly read: () => Promise<Float32Array>;
 }
 
-function unpadded({ shape }: Parameter, buffer: ArrayBuffer): Float32Array {
-  return new Float32Array(buffer, 0, count({ shape, dtype: "f32" }));
+function unpadded({ shape }: Parameter, values: Float32Array): Float32Array {
+  return values.subarray(0, count({ shape, dtype: "f32" }));
 }

@@ -2,6 +2,7 @@
  * One flat record of everything a run can be told. The table below is the only list of settings: flags, config files, help
  * and checks all come from it. It knows no data and no model.
  */
+import { floatTypes } from "../kernels/cast.ts";
 import {
   checkObject,
   choice,
@@ -60,6 +61,7 @@ export const fields = {
   eps: number(1e-8, "AdamW: added to the divisor", { min: Number.MIN_VALUE }),
   weightDecay: number(0.1, "AdamW: decay of matrices, by the learning rate; vectors have none"),
   clip: number(1, "largest gradient norm; larger ones are scaled down; 0 clips nothing"),
+  precision: choice(floatTypes, "f32", "what products with weights compute in; the weights themselves are kept as f32"),
   recompute: choice(
     recomputations,
     "none",

@@ -18,11 +18,11 @@ export const openLearner: OpenLearner = async (options) => {
   const model = opened.use(
     initialize ? createModel(device, shape, { seed: config.seed }) : new Model(device, shape),
   );
-  const { beta1, beta2, eps, weightDecay, clip, recompute, dropout } = config;
+  const { beta1, beta2, eps, weightDecay, clip, recompute, dropout, precision } = config;
   const rows = config.microBatch * config.context;
   const optimizer = { beta1, beta2, eps, weightDecay, clip };
   const { built: step, kernels } = await withKernels(device, { ...options, recorded: options.kernels }, () => {
-    return compileStep(model, { rows, optimizer, dropout: dropout > 0, recompute });
+    return compileStep(model, { rows, optimizer, dropout: dropout > 0, recompute, precision });
   });
   opened.use(step);
   const owned = opened.move();
@@ -41,6 +41,8 @@ export const openLearner: OpenLearner = async (options) => {
     load: (kind, name, data) => step.load(kind, name, data),
     startProfile: () => step.startProfile(),
     endProfile: (whole) => step.endProfile(whole),
+    lossScaling: () => step.lossScaling(),
+    loadLossScaling: (scaling) => step.loadLossScaling(scaling),
     describe: () => step.describe(),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

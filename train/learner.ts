@@ -9,7 +9,8 @@ import type { DenseBatch } from "../model/batch.ts";
 import type { NamedTensor } from "../model/model.ts";
 import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
-import type { Kind, Place } from "./step.ts";
+import type { LossScaling } from "./precision.ts";
+import type { Kind, Place, Report } from "./step.ts";
 
 /** A model, its optimizer, and the programs that train it. */
 export interface Learner extends AsyncDisposable {
@@ -22,8 +23,8 @@ export interface Learner extends AsyncDisposable {
   microstep(batch: DenseBatch, options: Place & { readonly scale: number }): void;
   /** Clips, steps and clears the gradients. `update` counts from 1. */
   update(options: { readonly learningRate: number; readonly update: number }): void;
-  /** Loss and gradient norm of the last update. Waits for everything begun before. */
-  report(): Promise<{ readonly loss: number; readonly gradNorm: number }>;
+  /** Loss, gradient norm and loss scale of the last update. Waits for everything begun before. */
+  report(): Promise<Report>;
   /** Sum of the losses over a batch's valid targets. */
   evaluate(batch: DenseBatch): Promise<{ readonly loss: number; readonly targets: number }>;
   /** Generates with the weights as they are. */
@@ -34,6 +35,9 @@ export interface Learner extends AsyncDisposable {
   startProfile(): Promise<void>;
   /** What was measured, to print; `whole` is what the same work took unmeasured, in milliseconds. */
   endProfile(whole: number): Promise<string>;
+  /** Where the loss scale stands; null where the precision has none. */
+  lossScaling(): Promise<LossScaling | null>;
+  loadLossScaling(scaling: LossScaling): void;
   /** Sizes and memory, to print. */
   describe(): string;
 }

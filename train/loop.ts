@@ -88,7 +88,8 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
     metrics.append({ kind: "run", step: 0, unigramEntropy: data.unigramEntropy, parameters, device });
   }
   const keep = async (): Promise<void> => {
-    const saved = { ...state, config: { ...config, resume: false } };
+    const lossScaling = await learner.lossScaling();
+    const saved = { ...state, lossScaling, config: { ...config, resume: false } };
     lastGood = await saveCheckpoint(run.folder, learner, data.tokenizer, saved);
     await pruneCheckpoints(run.folder, config.keepCheckpoints);
   };
@@ -102,7 +103,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   const newLap = () => Object.assign(lap, { time: performance.now(), tokens: 0 });
   const settle = async (): Promise<void> => {
     if (pending === undefined) return;
-    const { loss, gradNorm } = await learner.report();
+    const { loss, gradNorm, lossScaling } = await learner.report();
     if (!Number.isFinite(loss)) throw notFinite(loss, pending.step, accumulate);
     const now = performance.now();
     if (lap.tokens > 0) {
@@ -110,14 +111,16 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
       newLap();
     }
     const { tokensPerSecond } = lap;
-    metrics.append({ kind: "update", ...pending, loss, gradNorm, tokensPerSecond });
+    const scaling = lossScaling && { lossScale: lossScaling.scale, skipped: lossScaling.skipped };
+    metrics.append({ kind: "update", ...pending, loss, gradNorm, tokensPerSecond, ...scaling });
     const left = (steps - pending.step) * (now - began.time) / 1000 / (pending.step - began.step);
     // The first update compiles shaders: what is left is told by those after it.
     const first = pending.step === firstStep;
     if (first) Object.assign(began, { time: now, step: pending.step });
     console.status(statusLine({ ...pending, loss, gradNorm, tokensPerSecond }, steps, first ? undefined : left));
     if (!Number.isFinite(gradNorm)) {
-      console.line(`step ${pending.step}: the gradient isn't finite; the update was left out`);
+      const halved = lossScaling ? `; the loss scale is now ${lossScaling.scale}` : "";
+      console.line(`step ${pending.step}: the gradient isn't finite; the update was left out${halved}`);
     }
     pending = undefined;
   };
@@ -185,6 +188,7 @@ function beginning(config: Config, { tokenizer, hash }: TrainingData): TrainerSt
     tokens: 0,
     heldOutLoss: null,
     bestLoss: null,
+    lossScaling: null,
     config,
     tokenizerHash: tokenizer.hash,
     dataHash: hash,

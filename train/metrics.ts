@@ -25,6 +25,10 @@ export interface UpdateRecord {
   readonly tokensPerSecond: number;
   /** Targets learned from since the first update. */
   readonly tokens: number;
+  /** In f16: what the next update's loss is multiplied by. */
+  readonly lossScale?: number;
+  /** In f16: updates left out up to now, as a gradient passed the format's range. */
+  readonly skipped?: number;
 }
 
 /** Held-out loss after so many updates. */

@@ -9,9 +9,8 @@ import { LOSS_SCALE, type LossScaleOptions, unscale, type Unscaled } from "../ke
 import type { Model } from "../model/model.ts";
 import { copyEntry, type Formats, matrixOf, type Parameter, variableOf } from "../model/scope.ts";
 
-export const precisions = ["f32", "bf16", "f16"] as const satisfies readonly FloatType[];
 /** What products with weights take. f16 has bf16's size, more digits and a small range: its losses are scaled. */
-export type Precision = typeof precisions[number];
+export type Precision = FloatType;
 
 /** Where the dynamic loss scale of f16 stands. */
 export interface LossScaling {

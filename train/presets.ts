@@ -73,7 +73,7 @@ export const presets: Readonly<Record<PresetName, Preset>> = {
     learningRate: 3e-4,
     minLearningRate: 3e-5,
   },
-  /** The published recipe for GPT-2 124M on FineWeb-Edu. */
+  /** The published recipe for GPT-2 124M on FineWeb-Edu, mixed precision included. */
   "fineweb-edu": {
     ...gpt2,
     dropout: 0.1,
@@ -87,5 +87,6 @@ export const presets: Readonly<Record<PresetName, Preset>> = {
     eps: 1e-9,
     weightDecay: 0.01,
     clip: 1,
+    precision: "bf16",
   },
 };

@@ -11,6 +11,7 @@ import { fromF32, openSafetensors, writeSafetensors } from "../model/safetensors
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { type Config, parseConfig } from "./config.ts";
 import type { Learner } from "./learner.ts";
+import type { LossScaling } from "./precision.ts";
 import { loadWeights } from "./starting_point.ts";
 
 /** Where a run stands after an update. */
@@ -26,6 +27,8 @@ export interface TrainerState {
   readonly heldOutLoss: number | null;
   /** Lowest held-out loss up to now. */
   readonly bestLoss: number | null;
+  /** Where the loss scale stands; null where the precision has none. */
+  readonly lossScaling: LossScaling | null;
   readonly config: Config;
   readonly tokenizerHash: string;
   /** Identity of the prepared data. */
@@ -133,16 +136,20 @@ async function openCheckpoint(folder: string): Promise<Checkpoint> {
 async function readState(folder: string): Promise<TrainerState> {
   const file = join(folder, STATE);
   const state = await readJson(file) as TrainerState;
-  const counts = [state?.step, state?.nextBatch, state?.tokens];
+  const { lossScaling = null } = state ?? {};
+  const scaling = lossScaling === null ? [] : scalingNames.map((name) => lossScaling[name]);
+  const counts = [state?.step, state?.nextBatch, state?.tokens, ...scaling];
   const hashes = [state?.tokenizerHash, state?.dataHash];
   const whole = state?.version === 1 && counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
     hashes.every((hash) => typeof hash === "string");
   if (!whole) throw new UserError(`Cannot use ${file}: it isn't the state of a run of this version`);
-  return { ...state, config: parseConfig(state.config, file) };
+  return { ...state, lossScaling, config: parseConfig(state.config, file) };
 }
 
-/** Loads weights and moments: the learner is then where the checkpoint left off. */
-export async function restore(learner: Learner, { folder }: Checkpoint): Promise<void> {
+const scalingNames = ["scale", "streak", "applied", "skipped"] as const;
+
+/** Loads weights, moments and loss scale: the learner is then where the checkpoint left off. */
+export async function restore(learner: Learner, { folder, state }: Checkpoint): Promise<void> {
   await loadWeights(learner, folder);
   using moments = await openSafetensors(join(folder, OPTIMIZER));
   for (const kind of Object.keys(MOMENTS) as (keyof typeof MOMENTS)[]) {
@@ -150,6 +157,7 @@ export async function restore(learner: Learner, { folder }: Checkpoint): Promise
       learner.load(kind, name, await moments.readF32(`${name}.${MOMENTS[kind]}`));
     }
   }
+  if (state.lossScaling !== null) learner.loadLossScaling(state.lossScaling);
 }
 
 /**

@@ -208,7 +208,7 @@ export class Step implements Disposable {
   load(kind: Kind, name: string, data: Float32Array): void {
     const parameter = this.model.declared.find((parameter) => this.model.key(parameter.name) === name);
     if (parameter === undefined) throw new RangeError(`Cannot load ${name}: the model has no such parameter`);
-    this.model.store.write(kinds[kind] + parameter.name, data);
+    this.model.write(parameter, data, kinds[kind]);
     this.#stale = true;
   }
 

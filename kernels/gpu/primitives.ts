@@ -2,6 +2,7 @@
 import {
   apply,
   type Binding,
+  byteLength,
   type Capabilities,
   count,
   type Dispatch,
@@ -100,10 +101,10 @@ export function write(tensor: Binding["tensor"], rows?: Binding["rows"]): Bindin
 export function slices(x: Tensor, { limits }: Capabilities): { rows: readonly [number, number]; elements: number }[] {
   const [rows] = x.shape;
   const width = count(x) / rows;
-  const whole = 4 * count(x) <= limits.maxStorageBufferBindingSize;
-  const step = whole
+  const bytes = byteLength(x);
+  const step = bytes <= limits.maxStorageBufferBindingSize
     ? rows
-    : rowSlice(4 * width, limits.maxStorageBufferBindingSize, limits.minStorageBufferOffsetAlignment);
+    : rowSlice(bytes / rows, limits.maxStorageBufferBindingSize, limits.minStorageBufferOffsetAlignment);
   return Array.from({ length: Math.ceil(rows / step) }, (_, i) => {
     const to = Math.min(rows, (i + 1) * step);
     return { rows: [i * step, to], elements: (to - i * step) * width };

@@ -3,7 +3,11 @@ import assert from "node:assert/strict";
 import { embedding } from "../../kernels/embedding.ts";
 import { differentiate } from "../../kernels/gpu/grad.ts";
 import { type Call, type Capabilities, Graph, type Op } from "../../kernels/gpu/graph.ts";
+import { fromF32, toF32 } from "../../model/float_formats.ts";
+import { packRows } from "../../model/packed_rows.ts";
+import { assertClose } from "../close.ts";
 import { checkOp, noise, randomF32, testDevice } from "../harness.ts";
+import { bindingLimit, runGraph } from "./run_graph.ts";
 
 /** Few distinct ids among many, so that chains are long. */
 function repeated(length: number, rows: number): Uint32Array {
@@ -71,3 +75,33 @@ Deno.test("a scatter refuses more rows than the adapter's loops can search", asy
   );
   assert.equal(offered(300).length, 1);
 });
+
+for (const dtype of ["bf16", "f16"] as const) {
+  Deno.test(`rows of a table packed as ${dtype}, of any width, whole and by slices; its gradient is f32`, async () => {
+    for (const [V, C] of [[301, 20], [301, 6], [301, 7], [64, 1]]) {
+      const ids = Uint32Array.from([...repeated(70, V), V, V + 9]);
+      const values = randomF32(V * C, C);
+      const data = { table: packRows(values, C, dtype), ids, dy: randomF32(ids.length * C, 9) };
+      const build = (graph: Graph) => {
+        const table = graph.input("table", [V, C], dtype);
+        const y = embedding(table, graph.input("ids", [ids.length], "u32"));
+        const [dtable] = differentiate([{ tensor: y, gradient: graph.input("dy", [ids.length, C]) }], [table]);
+        return { y, dtable };
+      };
+      const whole = await runGraph(build, data);
+      const rounded = toF32({
+        dtype: dtype === "f16" ? "F16" : "BF16",
+        data: fromF32(values, dtype === "f16" ? "F16" : "BF16"),
+      });
+      const expected = new Float32Array(ids.length * C);
+      ids.forEach((id, row) => id < V && expected.set(rounded.subarray(id * C, (id + 1) * C), row * C));
+      assert.deepEqual(new Float32Array(whole.y), expected);
+      const dtable = new Float64Array(V * C);
+      ids.forEach((id, row) => {
+        for (let c = 0; id < V && c < C; c++) dtable[id * C + c] += data.dy[row * C + c];
+      });
+      assertClose(new Float32Array(whole.dtable), dtable, { atol: 70 * 2 ** -24 * 4, rtol: 1e-5 });
+      if (C > 1) assert.deepEqual(await runGraph(build, data, { change: bindingLimit(2048) }), whole, `${C} by slices`);
+    }
+  });
+}

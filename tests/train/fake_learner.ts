@@ -158,6 +158,8 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
     tensors: (kind) =>
       [...slots].map(([name, { shape, data }]) => ({ name, shape, read: () => Promise.resolve(data[kind]) })),
     load: (kind, name, data) => slots.get(name)!.data[kind].set(data),
+    lossScaling: () => Promise.resolve(null),
+    loadLossScaling: () => {},
     describe: () => "a fake learner",
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

@@ -21,7 +21,17 @@ function open(seed: number, initialize = true): Promise<Learner> {
 
 function state(step: number, heldOutLoss: number | null): TrainerState {
   const hashes = { tokenizerHash: tokenizer.hash, dataHash: "d" };
-  return { version: 1, step, nextBatch: step, tokens: step, heldOutLoss, bestLoss: heldOutLoss, config, ...hashes };
+  return {
+    version: 1,
+    step,
+    nextBatch: step,
+    tokens: step,
+    heldOutLoss,
+    bestLoss: heldOutLoss,
+    lossScaling: null,
+    config,
+    ...hashes,
+  };
 }
 
 async function save(run: string, step: number, loss: number | null = null): Promise<string> {
