@@ -7,7 +7,7 @@ import { type FloatType, floatTypes } from "../kernels/cast.ts";
 import type { Device } from "../kernels/gpu/device.ts";
 import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
-import { createStore, type Entry, type Store } from "../kernels/gpu/store.ts";
+import { createStore, type Store } from "../kernels/gpu/store.ts";
 import { normals } from "../kernels/random.ts";
 import { denseBatch, denseRows } from "./batch.ts";
 import { readFolder, writeFolder } from "./checkpoint.ts";
@@ -135,16 +135,6 @@ export class Model implements Disposable {
   /** How many numbers the model has learned or will learn; padding doesn't count. */
   get parameterCount(): number {
     return this.declared.reduce((sum, { shape }) => sum + count({ shape, dtype: "f32" }), 0);
-  }
-
-  /** Entries of a kind of f32 variables that stand beside the parameters: gradients or moments. */
-  entries(prefix: string): Entry[] {
-    return this.declared.map(({ name, padded, decay }) => ({
-      name: prefix + name,
-      shape: padded,
-      dtype: "f32",
-      decay,
-    }));
   }
 
   /** Where the architecture finds the model's parameters as they stand in memory. */

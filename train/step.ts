@@ -158,7 +158,7 @@ export class Step implements Disposable {
     return this.precision === "f16" ? await readLossScaling(this.model) : null;
   }
 
-  /** @throws RangeError where the precision has no loss scale. */
+  /** Sets the loss scale of a step in f16. */
   loadLossScaling(scaling: LossScaling): void {
     writeLossScaling(this.model, scaling);
   }
