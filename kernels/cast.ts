@@ -45,11 +45,16 @@ fn unpack(word: u32) -> vec2u { return vec2u(FROM(word & 0xffffu), FROM(word >> 
 
 function packing(columns: number): Kind {
   if (columns % 4 === 0) {
-    const body = "y[i] = vec2u(pack(x[i].x, x[i].y), pack(x[i].z, x[i].w));";
+    // Loaded whole: x[i].x and its like would be four loads.
+    const body = "let four = x[i];\n  y[i] = vec2u(pack(four.x, four.y), pack(four.z, four.w));";
     return { words: 2, types: "alias X = vec4u; alias Y = vec2u;", body };
   }
   if (columns % 2 === 0) {
-    return { words: 1, types: "alias X = vec2u; alias Y = u32;", body: "y[i] = pack(x[i].x, x[i].y);" };
+    return {
+      words: 1,
+      types: "alias X = vec2u; alias Y = u32;",
+      body: "let two = x[i];\n  y[i] = pack(two.x, two.y);",
+    };
   }
   const body = `let at = i / WORDS * COLUMNS + i % WORDS * 2u;
   y[i] = pack(x[at], select(0u, x[at + 1u], i % WORDS + 1u < WORDS));`;
@@ -58,7 +63,7 @@ function packing(columns: number): Kind {
 
 function unpacking(columns: number): Kind {
   if (columns % 4 === 0) {
-    const body = "y[i] = vec4u(unpack(x[i].x), unpack(x[i].y));";
+    const body = "let two = x[i];\n  y[i] = vec4u(unpack(two.x), unpack(two.y));";
     return { words: 2, types: "alias X = vec2u; alias Y = vec4u;", body };
   }
   if (columns % 2 === 0) return { words: 1, types: "alias X = u32; alias Y = vec2u;", body: "y[i] = unpack(x[i]);" };

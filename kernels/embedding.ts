@@ -35,26 +35,30 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   if (id >= TABLE_ROWS && u.first == 0u) { y[i] = T(); }
 }`;
 
-// For each row the next one of the same id; FIRST is set where there is none before it.
+// For each row the next one of the same id; FIRST is set where there is none before it. Four ids a load: rows × rows are
+// compared.
 const LINK = `
-@group(0) @binding(0) var<storage, read> ids: array<u32>;
+@group(0) @binding(0) var<storage, read> ids: array<vec4u>;
 @group(0) @binding(1) var<storage, read_write> links: array<vec2u>;
 @group(0) @binding(2) var<uniform> u: Uniforms;
+fn others(block: u32) -> vec4u { return vec4u(block * 4u) + vec4u(0u, 1u, 2u, 3u); }
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = (group.x + group.y * GRID_WIDTH) * WORKGROUP + lane;
   if (row >= u.rows) { return; }
-  let id = ids[row];
+  let id = vec4u(ids[row / 4u][row % 4u]);
   var next = NONE;
-  for (var other = row + 1u; other < u.rows; other++) {
-    if (ids[other] == id) {
-      next = other;
+  for (var block = row / 4u; block * 4u < u.rows; block++) {
+    let same = (ids[block] == id) & (others(block) > vec4u(row)) & (others(block) < vec4u(u.rows));
+    if (any(same)) {
+      let found = select(vec4u(NONE), others(block), same);
+      next = min(min(found.x, found.y), min(found.z, found.w));
       break;
     }
   }
   var first = 1u;
-  for (var other = row; other > 0u; other--) {
-    if (ids[other - 1u] == id) {
+  for (var block = row / 4u + 1u; block > 0u; block--) {
+    if (any((ids[block - 1u] == id) & (others(block - 1u) < vec4u(row)))) {
       first = 0u;
       break;
     }
@@ -160,7 +164,7 @@ const backwardOp: Op<{ readonly shape: readonly number[]; readonly accumulate: b
   infer: (_, { shape }) => [{ shape, dtype: "f32" }],
   kernels({ inputs: [ids, dy], outputs: [dtable], attrs: { accumulate } }, device) {
     const [rows] = ids.shape;
-    // The search for equal ids visits every row, in two loops.
+    // All rows may be of one id, and one invocation then adds them up.
     if (rows + WORKGROUP > device.loopIterations) {
       throw new RangeError(
         `Cannot add ${rows} rows into a table: this adapter's loops end after ${device.loopIterations} iterations; ` +
