@@ -1,2 +1,2 @@
-/** The error a user can act on, for the rooms above the kernels. */
-export { UserError } from "../kernels/gpu/errors.ts";
+/** The errors that rooms above the kernels know. */
+export { OutOfMemoryError, UserError } from "../kernels/gpu/errors.ts";

@@ -1,5 +1,4 @@
 /** The commands of training: train, prepare, evaluate, plot, tune, adapters. The only file of the room that reads arguments or exits. */
-import { findAdapter } from "../kernels/gpu/device.ts";
 import { closest, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
@@ -19,7 +18,9 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   async train(args) {
     const settings = await readSettings(args);
     if ("help" in settings) return print(settings.help);
-    await findAdapter(); // before minutes go into data that nothing can train on
+    const { planRun } = await import("./dry_run.ts");
+    const planned = await planRun(settings); // before minutes go into data that nothing can train on
+    if (planned !== undefined) return print(planned);
     const console = createConsole();
     using stop = listenForStop((line) => console.line(line), () => Deno.exit(INTERRUPTED));
     const [{ train }, { openLearner }] = await Promise.all([import("./loop.ts"), import("./gpu_learner.ts")]);

@@ -39,6 +39,14 @@ export async function openRun(settings: Settings, warn: (line: string) => void):
   });
 }
 
+/** A run to go on with, without taking it: its settings as they would be, and the checkpoint's folder where it has one. */
+export async function standingRun({ config, given }: Settings): Promise<{ config: Config; checkpoint?: string }> {
+  const folder = config.out === "" ? await newestRun() : await standing(config.out);
+  const checkpoint = await findCheckpoint(folder, () => {});
+  const saved = checkpoint?.state.config ?? await readConfig(folder);
+  return { config: saved === undefined ? config : resumedConfig(saved, given), checkpoint: checkpoint?.folder };
+}
+
 /** Locks the folder for as long as this process lives; the lock of a killed one is gone with it. */
 async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | typeof Symbol.dispose>>): Promise<Run> {
   const path = join(folder, LOCK);

@@ -4,7 +4,6 @@
  */
 import { formatProfile, openProfiler, type Profiler } from "../kernels/gpu/profile.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
-import { megabytes } from "../kernels/gpu/plan.ts";
 import { Workspace } from "../kernels/gpu/workspace.ts";
 import { measureRoofline } from "../kernels/roofline.ts";
 import type { DenseBatch } from "../model/batch.ts";
@@ -212,12 +211,14 @@ export class Step implements Disposable {
     this.#stale = true;
   }
 
-  /** What the step holds and launches. */
+  /** What the step launches. */
   describe(): string {
     const { parameterCount, device } = this.model;
-    const { dispatches } = this.#microstep(this.options.rows);
-    return `${(parameterCount / 1e6).toFixed(2)} M parameters; a microstep has ${dispatches} dispatches, ` +
-      `an update ${this.updater.dispatches}; ${megabytes(device.bytes)} on ${device.name}`;
+    const { dispatches, segments } = this.#microstep(this.options.rows);
+    return `${
+      (parameterCount / 1e6).toFixed(2)
+    } M parameters on ${device.name}; a microstep has ${dispatches} dispatches ` +
+      `in ${segments} ${segments === 1 ? "submit" : "submits"}, an update ${this.updater.dispatches}`;
   }
 
   [Symbol.dispose](): void {

@@ -2,12 +2,11 @@
 import { type CacheFile, cacheFolder, listCaches, type Winner } from "../kernels/gpu/tune_cache.ts";
 import { flag, helpText, parseFlags } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
-import { loadTokenizer } from "../model/tokenizer.ts";
 import { readSettings, type Settings } from "./config.ts";
 import type { Console } from "./console.ts";
+import { vocabularyOf } from "./dry_run.ts";
 import type { OpenLearner } from "./learner.ts";
-import { readManifest } from "./manifest.ts";
-import { startingPoint, type Vocabulary } from "./starting_point.ts";
+import { startingPoint } from "./starting_point.ts";
 
 const listing = {
   list: flag("print what was found on this machine instead of tuning"),
@@ -35,20 +34,12 @@ export async function tuneCommand(
 
 async function tune({ config, written }: Settings, openLearner: OpenLearner, console: Console): Promise<void> {
   if (written.tune === "off") throw new UserError("Drop --tune off: wanted cached or full", 2);
-  const { model } = await startingPoint(config, await vocabularyOf(written.data ?? "", config));
+  const { model } = await startingPoint(config, await vocabularyOf(config));
   const limits = { tune: config.tune, tuneSeconds: written.tuneSeconds ?? Infinity };
   await using learner = await openLearner({ config: { ...config, ...limits }, model, initialize: false, console });
   console.line(
     `${Object.keys(learner.kernels).length} kinds of calls on ${learner.device}; see \`deno task tune --list\``,
   );
-}
-
-/** The vocabulary a run of this configuration would have. */
-async function vocabularyOf(data: string, config: Settings["config"]): Promise<Vocabulary> {
-  if (data !== "") return await readManifest(data);
-  if (config.tokenizer === "") return { vocabSize: config.vocabularySize, endOfText: 0 };
-  const { vocabSize, endOfText = 0 } = await loadTokenizer(config.tokenizer);
-  return { vocabSize, endOfText };
 }
 
 function list(args: readonly string[]): string {

@@ -2,7 +2,7 @@
  * The device: one adapter opened with everything it grants, buffers that are owned, and transfers that can't abort the
  * process. It knows no tensor and no op.
  */
-import { UserError } from "./errors.ts";
+import { OutOfMemoryError, UserError } from "./errors.ts";
 import { type Capabilities, type Chooser, CPU_LOOP_ITERATIONS } from "./graph.ts";
 import { probeSubgroups, type SubgroupSupport } from "./subgroups.ts";
 
@@ -162,8 +162,8 @@ export class Device implements Disposable {
   }
 
   /** Remembers the first device error; every later use of the device throws it. */
-  fail(message: string): void {
-    this.#failure ??= new Error(`GPU error on ${this.name}: ${message}`);
+  fail(error: string | Error): void {
+    this.#failure ??= typeof error === "string" ? new Error(`GPU error on ${this.name}: ${error}`) : error;
   }
 
   /** Runs what may fail: an error of the device meanwhile is thrown here, and the device goes on; a lost one doesn't. */
@@ -219,10 +219,13 @@ export class Device implements Disposable {
   }
 
   #allocate<T>(label: string, bytes: number, create: () => T): T {
+    const held = this.#bytes;
     this.gpu.pushErrorScope("out-of-memory");
     const made = create();
     this.gpu.popErrorScope().then((error) => {
-      if (error !== null) this.fail(`no memory for ${label} (${bytes} bytes): ${error.message}`);
+      if (error === null) return;
+      const message = `${this.name} has no memory for ${label} (${bytes} bytes, ${held} stand): ${error.message}`;
+      this.fail(new OutOfMemoryError(message, held));
     });
     this.#bytes += bytes;
     this.#peakBytes = Math.max(this.#peakBytes, this.#bytes);

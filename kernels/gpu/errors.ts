@@ -7,3 +7,12 @@ export class UserError extends Error {
     super(message);
   }
 }
+
+/** A device that has no room for a buffer or texture. */
+export class OutOfMemoryError extends Error {
+  override readonly name = "OutOfMemoryError";
+  /** @param held bytes that stood before, and were given. */
+  constructor(message: string, readonly held: number) {
+    super(message);
+  }
+}

@@ -74,6 +74,11 @@ export class Program implements Disposable {
     return this.commands.filter((command) => command.kind === "dispatch").length;
   }
 
+  /** Submits of one run: cut at boundaries, and where one would take the GPU too long. */
+  get segments(): number {
+    return 1 + this.commands.filter((command) => command.kind === "cut").length;
+  }
+
   /** Names of the inputs a run sets. */
   get inputs(): readonly string[] {
     return [...this.memory.inputs.keys()];

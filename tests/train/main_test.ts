@@ -79,6 +79,24 @@ Deno.test("without an adapter there is one line that says what to install, and e
   assert.equal(code, 3);
 });
 
+Deno.test("a dry run tells memory, work and time, and leaves nothing; a run that can't fit leaves nothing either", async () => {
+  const folder = await Deno.makeTempDir();
+  const dry = await command(["train", "--dry-run", "--micro-batch", "2"], { cwd: folder });
+  assert.equal(dry.code, 0, dry.error);
+  assert.match(dry.out, /1,334,016 parameters, \d\.\d\d MFLOP a token, \d+ dispatches a microstep, \d+ an update/);
+  assert.match(dry.out, /memory +MB\n {2}weights +5\.3\n/);
+  assert.match(dry.out, /expected: .* an update of 256 tokens, [\d,]+ tokens\/s.*\n.*a prediction from/);
+  assert.match(dry.out, /nothing was started\n$/);
+  const refused = await command(["train", "--memory", "0.03"], { cwd: folder });
+  assert.equal(refused.code, 1);
+  assert.match(
+    refused.error,
+    /^error: Cannot train in 0\.030 GB \(--memory 0\.03\): this run holds .*--micro-batch.*\n$/,
+  );
+  assert.deepEqual([...Deno.readDirSync(folder)], []);
+  await Deno.remove(folder, { recursive: true });
+});
+
 Deno.test("plot draws a run again", async () => {
   const root = await Deno.makeTempDir();
   await makeData(join(root, "data"));
