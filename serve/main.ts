@@ -1,4 +1,4 @@
-/** The commands that answer: serve (HTTP) and generate (terminal). Reads flags and exits; what is done stands elsewhere. */
+/** The commands that answer: serve (HTTP), generate (terminal), and tune, which makes both faster. Reads flags and exits; what is done stands elsewhere. */
 import {
   defaultsOf,
   flag,
@@ -47,6 +47,12 @@ const generateFlags = {
   seed: integer(-1, "the same seed gives the same text; -1 takes another each time", { min: -1 }),
   echo: flag("print the prompt too"),
   json: flag("print one JSON object at the end instead of text"),
+};
+
+const tuneFlags = {
+  model: text("", "model folder; by default the newest run under runs/"),
+  again: flag("time what was timed before again"),
+  seconds: number(0, "time to spend at most; 0 sets no limit"),
 };
 
 const find = (model: string): Promise<ModelPath> => model === "" ? newestRun() : findModel(model);
@@ -132,7 +138,21 @@ async function generate(args: readonly string[]): Promise<void> {
   await model[Symbol.asyncDispose]();
 }
 
-const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, generate };
+async function tune(args: readonly string[]): Promise<void> {
+  const usage = "deno task tune-serving [--model DIR]\n\n" +
+    "Times the kernels that answer requests, on the GPU at hand, and keeps the fastest; serve and generate take them.";
+  const flags = read(usage, tuneFlags, args);
+  if (!flags) return;
+  const { folder } = await find(flags.model);
+  const { tuneServing } = await import("./tune.ts");
+  await tuneServing(folder, {
+    again: flags.again,
+    seconds: flags.seconds || Infinity,
+    say: (line) => console.log(line),
+  });
+}
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, generate, tune };
 
 async function main([name, ...args]: readonly string[]): Promise<void> {
   const command = Object.hasOwn(commands, name ?? "") ? commands[name] : undefined;

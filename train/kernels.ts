@@ -5,12 +5,11 @@
 import { join } from "node:path";
 import { Choices, type Recorded } from "../kernels/gpu/choices.ts";
 import type { Device } from "../kernels/gpu/device.ts";
-import { Tuner } from "../kernels/gpu/tune.ts";
+import { formatTuning, Tuner } from "../kernels/gpu/tune.ts";
 import { cacheFolder } from "../kernels/gpu/tune_cache.ts";
 import { UserError } from "../model/errors.ts";
 import { exists, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
-import { duration } from "../model/progress.ts";
 import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
 import { KERNELS } from "./run_folder.ts";
@@ -61,10 +60,7 @@ async function buildTuned<T>(device: Device, { config, console }: KernelOptions,
     folder: cacheFolder(),
     again,
     seconds: again ? Infinity : config.tuneSeconds,
-    onProgress({ index, total, call, secondsLeft }) {
-      const left = Number.isFinite(secondsLeft) ? `, ${duration(secondsLeft)} left` : "";
-      console.status(`tuning kernel ${index} of ${total}${left}: ${call}`);
-    },
+    onProgress: (progress) => console.status(formatTuning(progress)),
     note: (line) => console.line(`note: ${line}`),
   });
   device.chooser = tuner;

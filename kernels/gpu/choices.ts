@@ -10,13 +10,14 @@ import { variableOf } from "./plan.ts";
 export type Recorded = Readonly<Record<string, string>>;
 
 /**
- * What decides how fast a call's candidates are: op, types, attributes, and which inputs are one tensor or lie in the store.
- * Calls of one description share a choice.
+ * What decides how fast a call's candidates are: op, types, attributes, and which inputs are one tensor or lie in the store,
+ * with their textures kept or not. Calls of one description share a choice.
  */
-export function describeCall({ op, inputs, attrs }: Call): string {
+export function describeCall({ op, inputs, attrs }: Call, keep = false): string {
+  const stored = keep ? " kept" : " stored";
   const operands = inputs.map((input, index) => {
     const first = inputs.findIndex((other) => other.base === input.base);
-    const kind = first < index ? ` as input ${first}` : variableOf(input) === null ? "" : " stored";
+    const kind = first < index ? ` as input ${first}` : variableOf(input) === null ? "" : stored;
     return formatType(input) + kind;
   });
   const attributes = attrs === undefined ? "" : ` ${JSON.stringify(attrs)}`;
@@ -73,7 +74,7 @@ export class Choices implements Chooser {
   choose(offers: readonly Offer[]): Promise<readonly number[]> {
     const known = new Map<string, number>();
     return Promise.resolve(offers.map((offer) => {
-      const description = describeCall(offer.call);
+      const description = describeCall(offer.call, offer.keep);
       if (!known.has(description)) known.set(description, this.#choose(description, offer));
       return known.get(description)!;
     }));

@@ -136,6 +136,8 @@ export interface Op<A = unknown> {
 export interface Offer {
   readonly call: Call;
   readonly candidates: readonly (readonly Dispatch[])[];
+  /** Whether textures of variables stay from run to run, so that filling them costs nothing. */
+  readonly keep?: boolean;
 }
 
 /** Picks one candidate of each offer, by index. */

@@ -26,7 +26,7 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Program> {
   const roots = Object.values(outputs);
-  const offered = offers(graph, roots, device.capabilities);
+  const offered = offers(graph, roots, device.capabilities).map((offer) => ({ ...offer, keep: options.keep }));
   const chosen = await choose(device, offered, options);
   const steps = offered.map(({ call, candidates }, i): Step => ({ call, dispatches: candidates[chosen[i]] }));
   const blueprint = draw(graph, roots, steps, store.layout, device.capabilities, options);

@@ -12,6 +12,7 @@ import { createStore, type Store } from "./store.ts";
 
 /** A candidate ready to run. */
 export interface Trial extends Disposable {
+  /** A run's commands; kept textures aren't filled by them, and hold zeros. */
   readonly commands: readonly Command[];
   readonly label: string;
 }
@@ -47,7 +48,7 @@ export class Isolated implements Disposable {
 
   /** Makes a candidate ready. @throws Error where it isn't offered here, or the device refuses it. */
   async open(index: number): Promise<Trial> {
-    const { device, offer: { call, candidates } } = this;
+    const { device, offer: { call, candidates, keep } } = this;
     const wanted = fingerprint(call, candidates[index]);
     const outputs = Object.fromEntries(this.#call.outputs.map((output, i) => [`output ${i}`, output]));
     const program = await compile(device, this.#graph, outputs, this.#store, {
@@ -56,6 +57,7 @@ export class Isolated implements Disposable {
         if (index < 0) throw new Error("it isn't offered for the call alone");
         return index;
       },
+      keep,
     });
     for (const { name, index, stored } of this.#leaves.values()) {
       if (!stored) program.write({ [name]: this.#data(index) });

@@ -31,6 +31,12 @@ export interface TuneProgress {
   readonly secondsLeft: number;
 }
 
+/** A line that tells how far tuning is. */
+export function formatTuning({ index, total, call, secondsLeft }: TuneProgress): string {
+  const left = Number.isFinite(secondsLeft) ? `, ${Math.ceil(secondsLeft)} s left` : "";
+  return `tuning kernel ${index} of ${total}${left}: ${call}`;
+}
+
 /** The adapter's winners as they stand on disk, for programs that tune nothing; without a folder there are none. */
 export function cachedChoices(device: Device, folder: string | undefined, note: (line: string) => void): Choices {
   return new Choices(folder === undefined ? {} : new TuneCache(device, folder, note).fingerprints);
@@ -181,7 +187,7 @@ interface Kind {
 function kindsOf(offers: readonly Offer[]): Map<string, Kind> {
   const kinds = new Map<string, Kind>();
   for (const offer of offers) {
-    const description = describeCall(offer.call);
+    const description = describeCall(offer.call, offer.keep);
     const known = kinds.get(description);
     if (known !== undefined) known.calls++;
     else kinds.set(description, { description, offer, offered: fingerprintOfAll(offer), calls: 1 });

@@ -56,8 +56,8 @@ Deno.test("models are found by folder, name and run", async () => {
   await assert.rejects(findModel(join(runs, "old")), UserError);
 });
 
-Deno.test("both commands explain themselves", async () => {
-  for (const [name, flag] of [["serve", "--port"], ["generate", "--temperature"]]) {
+Deno.test("all commands explain themselves", async () => {
+  for (const [name, flag] of [["serve", "--port"], ["generate", "--temperature"], ["tune", "--again"]]) {
     const { code, out } = await command([name, "--help"]);
     assert.equal(code, 0);
     assert.match(out, new RegExp(flag));

@@ -88,6 +88,9 @@ Deno.test("a call's description tells op, types, attributes and what is stored, 
   assert.equal(call((graph) => [graph.reshape(graph.input("other", [6]), [2, 3])]), plain);
   assert.notEqual(call((graph) => [graph.input("a", [2, 3])], 2), plain);
   assert.equal(call((graph) => [graph.variable("a", [2, 3])]), 'fake (2, 3) f32 stored {"n":1}');
+  const graph = new Graph();
+  const kept = graph.apply(op, [graph.variable("a", [2, 3])], { n: 1 })[0];
+  assert.equal(describeCall(callOf(kept), true), 'fake (2, 3) f32 kept {"n":1}');
   const twice = call((graph) => [graph.input("a", [2, 3]), graph.input("a", [2, 3])]);
   assert.equal(twice, 'fake (2, 3) f32, (2, 3) f32 as input 0 {"n":1}');
 });
