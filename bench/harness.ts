@@ -10,6 +10,8 @@ export interface Bench {
   readonly results: readonly Result[];
   /** What could not be measured, and why. */
   readonly failed?: readonly Failure[];
+  /** Text to print below the table. */
+  readonly notes?: readonly string[];
 }
 
 export interface Result extends Rates {
@@ -44,6 +46,8 @@ export interface BenchOptions {
   readonly tune: "off" | "cached" | "full";
   /** Time for new kernels of each case. */
   readonly tuneSeconds: number;
+  /** Whether to measure kernel by kernel too, where a bench runs many. */
+  readonly profile: boolean;
   /** Told what is being measured. */
   readonly progress: (line: string) => void;
 }

@@ -21,6 +21,7 @@ const fields = {
   repeats: integer(0, "repeats that count, after the warm-up; 0: the bench's own number", { min: 0, max: 1000 }),
   tune: choice(["off", "cached", "full"], "cached", "time kernels before measuring: new ones, or all again"),
   tuneSeconds: number(30, "time for a case's new kernels"),
+  profile: flag("step: print where the time of a step goes, kernel by kernel"),
   alone: flag("leave PyTorch out of step, where it is installed"),
   json: flag("print one JSON object on the last line"),
 };
@@ -34,7 +35,7 @@ peers measures wgpt against jax-js, TensorFlow.js, ONNX Runtime Web and PyTorch;
 from npm.`;
 
 /** The object that --json prints: a bench with what ran it; what failed stands in its config. */
-export function toJson({ failed = [], config, results, ...rest }: Bench): Record<string, unknown> {
+export function toJson({ failed = [], notes: _, config, results, ...rest }: Bench): Record<string, unknown> {
   return {
     ...rest,
     deno: Deno.version.deno,
@@ -57,6 +58,7 @@ async function run(args: readonly string[]): Promise<void> {
     tuneSeconds,
     repeats: values.repeats || undefined,
     peers: !values.alone,
+    profile: values.profile ?? false,
     progress: (line) => console.error(`${name}: ${line}`),
   });
   console.log(formatBench(result));

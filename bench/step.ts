@@ -35,8 +35,13 @@ function configOf({ vocabulary, context, width, heads, layers }: StepWork): Gpt2
   };
 }
 
+interface StepContender extends Contender {
+  /** Where a step's time goes, kernel by kernel; `whole` is what it takes unmeasured, in milliseconds. */
+  profile(whole: number): Promise<string>;
+}
+
 /** A step as a contender. One run is a microstep, an update and the wait for its loss. */
-export async function openStep(device: Device, work: StepWork, options: BenchOptions): Promise<Contender> {
+export async function openStep(device: Device, work: StepWork, options: BenchOptions): Promise<StepContender> {
   const { context, vocabulary, rows } = work;
   const config = configOf(work);
   const model = createModel(device, config, { seed: 1 });
@@ -55,14 +60,19 @@ export async function openStep(device: Device, work: StepWork, options: BenchOpt
     );
   const batch = denseBatch(config, ids(0), ids(1));
   let update = 0;
-  const timed = contender("wgpt", async () => {
+  const run = async () => {
     update++;
     step.microstep(batch, { scale: 1 / batch.validTargets, seed: 0, update, firstRow: 0 });
     step.update({ learningRate, update });
     await step.report();
-  });
+  };
   return {
-    ...timed,
+    ...contender("wgpt", run),
+    async profile(whole) {
+      await step.startProfile();
+      await run();
+      return await step.endProfile(whole);
+    },
     [Symbol.asyncDispose]() {
       step[Symbol.dispose]();
       model[Symbol.dispose]();
@@ -76,14 +86,16 @@ export async function measureStep(
   work: StepWork,
   peers: readonly Peer[],
   options: BenchOptions,
-): Promise<Measured & { readonly device: Device }> {
+): Promise<Measured & { readonly device: Device; readonly notes: readonly string[] }> {
   const { repeats = REPEATS, progress } = options;
   using device = await openDevice();
   await using ours = await openStep(device, work, options);
   const amount = { flops: stepFlops(work), tokens: work.rows * work.context };
   const measured = await compare({ name: work.name, amount, ours, peers, repeats, progress });
   const [own, ...theirs] = measured.results;
-  return { ...measured, results: [{ ...own, peak_device_bytes: device.peakBytes }, ...theirs], device };
+  const results = [{ ...own, peak_device_bytes: device.peakBytes }, ...theirs];
+  const notes = options.profile ? [`\n${work.name}`, await ours.profile(own.median_ms)] : [];
+  return { ...measured, results, device, notes };
 }
 
 export async function benchStep(options: BenchOptions): Promise<Bench> {
@@ -93,6 +105,7 @@ export async function benchStep(options: BenchOptions): Promise<Bench> {
   }
   const [{ device }] = measured;
   const { results, failed, peers } = join(measured);
+  const notes = measured.flatMap(({ notes }) => notes);
   const config = { repeats: options.repeats ?? REPEATS, peers };
-  return { name: "step", adapter: device.name, driver: driverOf(device.info), config, results, failed };
+  return { name: "step", adapter: device.name, driver: driverOf(device.info), config, results, failed, notes };
 }

@@ -12,7 +12,7 @@ interface Column {
 
 /** Title, rows, and below them what could not be measured. */
 export function formatBench(bench: Bench): string {
-  const { name, adapter, results, failed = [], config } = bench;
+  const { name, adapter, results, failed = [], notes = [], config } = bench;
   const title = `${name}${adapter ? ` on ${adapter}` : ""}, Deno ${Deno.version.deno}; ${formatConfig(config)}`;
   const misses = failed.map(({ case: label, reason }) => `not measured: ${label}: ${reason}`);
   return [
@@ -20,6 +20,7 @@ export function formatBench(bench: Bench): string {
     "",
     ...formatRows(columnsOf(results), results),
     ...misses.flatMap((line) => wrap(line, WIDTH)),
+    ...notes,
   ].join("\n");
 }
 

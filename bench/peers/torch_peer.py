@@ -1,4 +1,5 @@
 """PyTorch on the CPU with all cores: matrix products and GPT-2 training steps, one for each line read."""
+import ctypes
 import json
 import math
 import os
@@ -83,11 +84,17 @@ def open_product(work):
 
 
 def blas():
-    """The library that multiplies matrices: Debian's alternatives differ by a factor of ten."""
+    """The library that multiplies matrices, and its kernels: Debian's alternatives differ by a factor of ten."""
     with open("/proc/self/maps") as maps:
-        loaded = {os.path.basename(line.split()[-1]) for line in maps if "blas" in line}
-    known = [name for name in loaded if "openblas" in name or "mkl" in name or "blis" in name]
-    return sorted(known or loaded)[0] if loaded else "BLAS unknown"
+        loaded = {line.split()[-1] for line in maps if "blas" in line}
+    for path in loaded:
+        try:
+            core = ctypes.CDLL(path).openblas_get_corename
+        except (AttributeError, OSError):
+            continue
+        core.restype = ctypes.c_char_p
+        return f"OpenBLAS with kernels for {core().decode()}"
+    return ", ".join(sorted(os.path.basename(path) for path in loaded)) or "BLAS unknown"
 
 
 def main():
