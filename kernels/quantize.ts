@@ -46,10 +46,7 @@ export function quantize(
   }
   const [height, width] = scaleShape(shape, along);
   const extremes = new Float32Array(height * width);
-  const placeOf = along === "columns"
-    ? (row: number, column: number) => Math.floor(row / GROUP) * width + column
-    : (row: number, column: number) =>
-      Math.floor(row / SCALE_ROWS) * width + Math.floor(column / GROUP) * SCALE_ROWS + row % SCALE_ROWS;
+  const placeOf = scalePlaces(shape, along);
   each(rows, columns, (at, row, column) => {
     const place = placeOf(row, column);
     if (!(Math.abs(values[at]) <= Math.abs(extremes[place]))) extremes[place] = values[at];
@@ -68,6 +65,32 @@ export function quantize(
     packed[row * words + Math.floor(column * bits / 32)] |= (integer & (2 ** bits - 1)) << (column * bits % 32);
   });
   return { values: packed, scales };
+}
+
+/** The values that a quantized matrix stands for. */
+export function expand(
+  { values, scales }: { readonly values: Uint32Array; readonly scales: Float32Array },
+  [rows, columns]: readonly number[],
+  format: IntegerFormat,
+  along: Along,
+): Float32Array {
+  const bits = format === "int8" ? 8 : 4;
+  const words = rowWords(columns, format);
+  const placeOf = scalePlaces([rows, columns], along);
+  const result = new Float32Array(rows * columns);
+  each(rows, columns, (at, row, column) => {
+    const leading = values[row * words + Math.floor(column * bits / 32)] << (32 - bits - column * bits % 32);
+    result[at] = (leading >> (32 - bits)) * scales[placeOf(row, column)];
+  });
+  return result;
+}
+
+/** Where the scale of an element stands. */
+function scalePlaces(shape: readonly number[], along: Along): (row: number, column: number) => number {
+  const [, width] = scaleShape(shape, along);
+  if (along === "columns") return (row, column) => Math.floor(row / GROUP) * width + column;
+  return (row, column) =>
+    Math.floor(row / SCALE_ROWS) * width + Math.floor(column / GROUP) * SCALE_ROWS + row % SCALE_ROWS;
 }
 
 function each(rows: number, columns: number, visit: (at: number, row: number, column: number) => void): void {

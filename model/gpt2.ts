@@ -11,8 +11,8 @@ import { layerNorm, residualLayerNorm } from "../kernels/norm.ts";
 import { add, gelu } from "../kernels/pointwise.ts";
 import type { Architecture, Context } from "./context.ts";
 import { attentionScale, geluForm, type Gpt2Config, innerSize } from "./gpt2_config.ts";
-import { linear } from "./linear.ts";
-import { type Init, ones, type Scope, zeros } from "./scope.ts";
+import { linear, lookup } from "./linear.ts";
+import { type Declaration, type Init, ones, type Scope, zeros } from "./scope.ts";
 
 /** Rows of the token table come in multiples of this, in memory only: kernels like whole tiles. */
 const VOCABULARY_PADDING = 64;
@@ -25,19 +25,19 @@ export function gpt2(config: Gpt2Config): Architecture {
   return {
     config: { ...config },
     hidden: (p, context) => hidden(config, p.within(PREFIX), context),
-    unembed: (p) => p.within(PREFIX).matrix(...tokenTable(config)),
+    unembed: (p) => p.within(PREFIX).table(tokenTable(config), "products"),
   };
 }
 
-function tokenTable({ vocab_size, n_embd, initializer_range }: Gpt2Config): Parameters<Scope["parameter"]> {
+function tokenTable({ vocab_size, n_embd, initializer_range }: Gpt2Config): Declaration {
   return ["wte.weight", [vocab_size, n_embd], { std: initializer_range }, VOCABULARY_PADDING];
 }
 
 function hidden(config: Gpt2Config, p: Scope, context: Context): Tensor {
   const { n_positions, n_embd, n_layer, initializer_range } = config;
-  const wte = p.parameter(...tokenTable(config));
+  const wte = p.table(tokenTable(config), "others");
   const wpe = p.parameter("wpe.weight", [n_positions, n_embd], { std: initializer_range });
-  const embedded = add(embedding(wte, context.tokens), embedding(wpe, context.positions)); // (N, C)
+  const embedded = add(lookup(wte, context.tokens), embedding(wpe, context.positions)); // (N, C)
   const sum = context.dropout(embedded, config.embd_pdrop);
   let stream: Stream = { sum, normed: norm(config, context, p.within(normName(config, 0)), sum) };
   for (let layer = 0; layer < n_layer; layer++) {

@@ -3,11 +3,12 @@
  * knows no optimizer, no server and no text.
  */
 import { join } from "node:path";
-import { type FloatType, floatTypes } from "../kernels/cast.ts";
+import type { FloatType } from "../kernels/cast.ts";
 import type { Device } from "../kernels/gpu/device.ts";
 import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore, type Store } from "../kernels/gpu/store.ts";
+import { expand, quantize } from "../kernels/quantize.ts";
 import { normals } from "../kernels/random.ts";
 import { denseBatch, denseRows } from "./batch.ts";
 import { readFolder, writeFolder } from "./checkpoint.ts";
@@ -20,13 +21,27 @@ import type { Gpt2Config } from "./gpt2_config.ts";
 import { objective } from "./objective.ts";
 import { logits } from "./linear.ts";
 import { packRows, unpackRows } from "./packed_rows.ts";
-import { createScope, type Formats, type Parameter, type Scope, variableEntry } from "./scope.ts";
+import {
+  createScope,
+  entriesOf,
+  type Formats,
+  integerFormat,
+  isFloatFormat,
+  isTransposed,
+  type Parameter,
+  scalesName,
+  type Scope,
+  type WeightFormat,
+  weightFormats,
+} from "./scope.ts";
 import { shapeOf } from "./shape.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface LoadOptions {
   /** Format of the weights in memory; tensors of one dimension are f32 in any case. Default: f32. */
-  readonly dtype?: FloatType;
+  readonly dtype?: WeightFormat;
+  /** Lays weights out for decoding: such a model, and one of int8 or int4, gives no gradients. */
+  readonly serving?: boolean;
 }
 
 /** Bytes of logits computed at a time. */
@@ -50,9 +65,9 @@ const PROGRAMS = 4;
  * ```
  */
 export async function loadModel(device: Device, folder: string, options: LoadOptions = {}): Promise<Model> {
-  const { dtype = "f32" } = options;
-  if (!floatTypes.includes(dtype)) {
-    throw new UserError(`Cannot load ${folder} as ${dtype}: weights are kept as ${floatTypes.join(", ")}`, 2);
+  const { dtype = "f32", serving } = options;
+  if (!weightFormats.includes(dtype)) {
+    throw new UserError(`Cannot load ${folder} as ${dtype}: weights are kept as ${weightFormats.join(", ")}`, 2);
   }
   using files = await readFolder(folder);
   const model = new Model(device, files.config, {
@@ -60,6 +75,7 @@ export async function loadModel(device: Device, folder: string, options: LoadOpt
     tokenizer: await tokenizerIn(files.folder),
     generation: files.generation,
     weights: dtype,
+    serving,
   });
   try {
     for (const parameter of model.declared) model.write(parameter, await files.readF32(parameter.name));
@@ -109,7 +125,9 @@ export interface ModelOptions {
   /** Saved with the model. Default: only the tokens that begin and end a text. */
   readonly generation?: GenerationConfig;
   /** Format of the weights in memory. Default: f32. */
-  readonly weights?: FloatType;
+  readonly weights?: WeightFormat;
+  /** Whether weights are laid out for decoding; it gives no gradients then. */
+  readonly serving?: boolean;
 }
 
 /** A GPT-2 on a device. Make one with `loadModel` or `createModel`; until it is disposed it holds GPU memory. */
@@ -127,9 +145,10 @@ export class Model implements Disposable {
     readonly options: ModelOptions = {},
   ) {
     ({ architecture: this.architecture, declared: this.declared } = shapeOf(config));
-    this.formats = { weights: options.weights ?? "f32" };
+    const { weights = "f32" } = options;
+    this.formats = { weights, serving: options.serving || !isFloatFormat(weights) };
     this.store = createStore(device);
-    this.store.allocate("parameter", this.declared.map((parameter) => variableEntry(parameter, this.formats)));
+    this.store.allocate("parameter", this.declared.flatMap((parameter) => entriesOf(parameter, this.formats)));
   }
 
   /** How many numbers the model has learned or will learn; padding doesn't count. */
@@ -196,6 +215,9 @@ export class Model implements Disposable {
     tokens: readonly (readonly number[])[],
     targets: readonly (readonly number[])[],
   ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+    if (this.formats.serving) {
+      throw new UserError("Cannot compute gradients of a model loaded for serving: load it as f32, bf16 or f16", 2);
+    }
     const inputs = denseBatch(this.config, tokens, targets);
     const rows = inputs.tokens.length;
     const program = await this.#program(`gradients ${rows}`, (graph) => {
@@ -228,16 +250,35 @@ export class Model implements Disposable {
   /** One parameter, or with `prefix` its gradient or moment, unpadded, as f32. */
   async read(parameter: Parameter, prefix = ""): Promise<Float32Array> {
     const name = prefix + parameter.name;
+    const { shape } = parameter;
+    const format = integerFormat(parameter, this.formats);
+    const transposed = isTransposed(parameter, this.formats);
+    const standing = transposed ? shape.toReversed() : shape;
     const buffer = await this.store.read(name);
-    const { dtype } = this.store.get(name)!;
-    return unpadded(parameter, unpackRows(buffer, parameter.shape.at(-1)!, dtype as FloatType));
+    if (format !== undefined) {
+      const scales = new Float32Array(await this.store.read(scalesName(name)));
+      const values = expand({ values: new Uint32Array(buffer), scales }, standing, format, "rows");
+      return transposed ? transpose(values, standing) : values;
+    }
+    const values = unpackRows(buffer, standing.at(-1)!, this.store.get(name)!.dtype as FloatType);
+    return transposed ? transpose(values, standing) : unpadded(parameter, values);
   }
 
-  /** Sets one parameter, or with `prefix` its gradient or moment, rounded to nearest even where it is kept in halves. */
+  /** Sets one parameter, or with `prefix` its gradient or moment, rounded to nearest where it is kept in fewer bits. */
   write(parameter: Parameter, values: Float32Array, prefix = ""): void {
     const name = prefix + parameter.name;
-    const { dtype } = this.store.get(name)!;
-    this.store.write(name, packRows(values, parameter.shape.at(-1)!, dtype as FloatType));
+    const { shape } = parameter;
+    const format = integerFormat(parameter, this.formats);
+    const transposed = isTransposed(parameter, this.formats);
+    const standing = transposed ? shape.toReversed() : shape;
+    const placed = transposed ? transpose(values, shape) : values;
+    if (format === undefined) {
+      const { dtype } = this.store.get(name)!;
+      return this.store.write(name, packRows(placed, standing.at(-1)!, dtype as FloatType));
+    }
+    const quantized = quantize(placed, standing, format, "rows");
+    this.store.write(name, quantized.values);
+    this.store.write(scalesName(name), quantized.scales);
   }
 
   /** Every parameter, or with `prefix` its gradient or moment, by the checkpoint's key, to be read one at a time. */
@@ -295,4 +336,13 @@ export interface NamedTensor {
 
 function unpadded({ shape }: Parameter, values: Float32Array): Float32Array {
   return values.subarray(0, count({ shape, dtype: "f32" }));
+}
+
+/** A matrix's columns as rows. */
+function transpose(values: Float32Array, [rows, columns]: readonly number[]): Float32Array {
+  const result = new Float32Array(rows * columns);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) result[column * rows + row] = values[row * columns + column];
+  }
+  return result;
 }

@@ -4,7 +4,7 @@ import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
 import { linearCrossEntropy, linearCrossEntropyWithGradients } from "../kernels/linear_cross_entropy.ts";
 import { scaleBy } from "../kernels/reduce.ts";
 import type { Architecture, Context } from "./context.ts";
-import { operand } from "./linear.ts";
+import { asTensor, operand } from "./linear.ts";
 import { copyEntry, createScope, type Formats, matrixOf, type Parameter, variableOf } from "./scope.ts";
 
 export interface Objective {
@@ -37,7 +37,7 @@ export function objective(
   const declared = new Map<string, Parameter>();
   const scope = createScope(graph, formats, declared);
   const hidden = operand(architecture.hidden(scope, context), formats);
-  const head = architecture.unembed(scope);
+  const head = asTensor(architecture.unembed(scope));
   const parameters = [...declared.values()];
   const tied = parameters.findIndex((parameter) => matrixOf(graph, parameter, formats) === head);
   const sums = parameters.map((parameter) => into?.(parameter));
@@ -74,7 +74,9 @@ export function evaluation(
 ): { readonly loss: Tensor; readonly rowLosses: Tensor } {
   const scope = createScope(graph, formats);
   const hidden = operand(architecture.hidden(scope, context), formats);
-  return linearCrossEntropy(hidden, architecture.unembed(scope), ...targetsOf(graph, context), { vocabulary });
+  return linearCrossEntropy(hidden, asTensor(architecture.unembed(scope)), ...targetsOf(graph, context), {
+    vocabulary,
+  });
 }
 
 /** Every parameter the architecture declares, found by building its graph. */

@@ -55,7 +55,7 @@ export type App = Hono & AsyncDisposable;
 export async function createApp(options: AppOptions): Promise<App> {
   await using resources = new AsyncDisposableStack();
   const { model } = options;
-  const served = typeof model === "string" ? resources.use(await openModel(model, options.name)) : model;
+  const served = typeof model === "string" ? resources.use(await openModel(model, options)) : model;
   const closing = new AbortController();
   resources.defer(() => closing.abort());
   const app = createRoutes(served, closing.signal, options.maxBodyBytes ?? 4 * 2 ** 20);

@@ -1,6 +1,7 @@
 /** The Worker's end of an engine: opens it when asked, answers requests, hears aborts meanwhile. Knows no model and no GPU. */
 import { setImmediate } from "node:timers";
 import type { Engine, Sampling } from "../model/generate.ts";
+import type { WeightFormat } from "../model/scope.ts";
 import { type FromWorker, toFailure, type ToWorker } from "./wire.ts";
 
 /** The Worker's global scope, as far as it is needed here. */
@@ -11,7 +12,11 @@ export interface WorkerPort {
 }
 
 /** Opens an engine; what it makes for it, it adds to the resources, which are closed at the end. */
-export type OpenEngine = (folder: string, resources: AsyncDisposableStack) => Promise<Engine>;
+export type OpenEngine = (
+  folder: string,
+  resources: AsyncDisposableStack,
+  dtype?: WeightFormat,
+) => Promise<Engine>;
 
 /** Serves an engine to the thread that made this Worker. */
 export function hostEngine(port: WorkerPort, open: OpenEngine): void {
@@ -42,7 +47,7 @@ class EngineHost {
   async #handle(message: Exclude<ToWorker, { type: "close" }>): Promise<void> {
     switch (message.type) {
       case "open": {
-        this.#engine = await this.open(message.folder, this.#resources);
+        this.#engine = await this.open(message.folder, this.#resources, message.dtype);
         const { contextLength, vocabSize } = this.#engine;
         return this.#post({ type: "opened", contextLength, vocabSize });
       }

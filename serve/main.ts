@@ -1,5 +1,6 @@
 /** The commands that answer: serve (HTTP), generate (terminal), and tune, which makes both faster. Reads flags and exits; what is done stands elsewhere. */
 import {
+  choice,
   defaultsOf,
   flag,
   helpText,
@@ -13,6 +14,7 @@ import {
 } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
+import { weightFormats } from "../model/scope.ts";
 import { reportFailure } from "../model/report.ts";
 import { findModel, type ModelPath, newestRun, openModel } from "./open_model.ts";
 import { curlCommand, startServer } from "./server.ts";
@@ -23,14 +25,18 @@ const model = text(
   "model folder, or NAME=DIR to serve it under another name; by default the newest run under runs/",
 );
 
+const dtype = choice(weightFormats, "f32", "format of the weights in memory");
+
 const serveFlags = {
   model,
+  dtype,
   host: text("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
   port: integer(8000, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
 };
 
 const generateFlags = {
   model: text("", "model folder; by default the newest run under runs/"),
+  dtype,
   prompt: text("", "text to go on from; by default a new document"),
   maxTokens: integer(0, "tokens to generate at most; 0 for 128, or fewer where the context is full"),
   temperature: number(0.8, "0 takes the most likely token each time", { min: 0, max: 2 }),
@@ -51,6 +57,7 @@ const generateFlags = {
 
 const tuneFlags = {
   model: text("", "model folder; by default the newest run under runs/"),
+  dtype,
   again: flag("time what was timed before again"),
   seconds: number(0, "time to spend at most; 0 sets no limit"),
 };
@@ -95,7 +102,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const signal = untilSignal();
   const open = () => {
     console.error(`Loading ${path.folder}`);
-    return openModel(path);
+    return openModel(path, { dtype: flags.dtype });
   };
   const starting = startServer({ hostname: flags.host, port: flags.port, open });
   const server = await Promise.race([starting, aborted(signal)]);
@@ -130,7 +137,7 @@ async function generate(args: readonly string[]): Promise<void> {
   const signal = untilSignal();
   const path = await find(flags.model);
   console.error(`Loading ${path.folder}`);
-  const model = await Promise.race([openModel(path), aborted(signal)]);
+  const model = await Promise.race([openModel(path, { dtype: flags.dtype }), aborted(signal)]);
   if (!model) return;
   const written = await writeCompletion(model, fields, flags.json ? () => {} : write, signal);
   write(flags.json ? JSON.stringify({ model: model.name, seed, ...written }) + "\n" : "\n");
@@ -146,6 +153,7 @@ async function tune(args: readonly string[]): Promise<void> {
   const { folder } = await find(flags.model);
   const { tuneServing } = await import("./tune.ts");
   await tuneServing(folder, {
+    dtype: flags.dtype,
     again: flags.again,
     seconds: flags.seconds || Infinity,
     say: (line) => console.log(line),

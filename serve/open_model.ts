@@ -5,6 +5,7 @@ import { standingFolder } from "../model/files.ts";
 import { defaultSampling } from "../model/generate.ts";
 import { Fields, readJson } from "../model/json_fields.ts";
 import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
+import type { WeightFormat } from "../model/scope.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./completions.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
@@ -49,17 +50,27 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
   return [];
 }
 
+export interface OpenModelOptions {
+  /** What requests call it. Default: the folder's name. */
+  readonly name?: string;
+  /** Format of the weights in memory. Default: f32. */
+  readonly dtype?: WeightFormat;
+}
+
 /**
  * Opens a model folder for serving, its engine in a Worker of its own, and tries it with one token.
  * Throws UserError for a folder that can't be read or a model whose numbers aren't finite.
  */
-export async function openModel(model: string | ModelPath, name?: string): Promise<ServedModel & AsyncDisposable> {
+export async function openModel(
+  model: string | ModelPath,
+  { name, dtype }: OpenModelOptions = {},
+): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
   const named = await readStopTokens(path.folder);
   const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
   const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
-  const engine = await openRemoteEngine(worker, path.folder);
+  const engine = await openRemoteEngine(worker, path.folder, dtype);
   try {
     for await (
       const { logprob } of engine.generate(Uint32Array.of(0), { ...defaultSampling, maxTokens: 1, temperature: 0 })

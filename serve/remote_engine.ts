@@ -1,5 +1,6 @@
 /** An engine that works in a Worker, seen from the thread that asks it. Knows no model and no GPU. */
 import type { Engine, Generated, Sampling } from "../model/generate.ts";
+import type { WeightFormat } from "../model/scope.ts";
 import { fromFailure, type FromWorker, type Scores, type ToWorker } from "./wire.ts";
 
 /** How long a Worker may take to close by itself, in milliseconds. */
@@ -9,9 +10,13 @@ const closingTime = 3000;
  * Opens a model folder in a Worker whose script calls `hostEngine`, and takes the Worker over: disposing of the engine ends it.
  * Throws what opening the folder throws there.
  */
-export async function openRemoteEngine(worker: Worker, folder: string): Promise<RemoteEngine> {
+export async function openRemoteEngine(
+  worker: Worker,
+  folder: string,
+  dtype?: WeightFormat,
+): Promise<RemoteEngine> {
   const wire = new Wire(worker);
-  wire.post({ type: "open", folder });
+  wire.post({ type: "open", folder, dtype });
   const answer = await wire.general.next();
   if (!(answer instanceof Error) && answer.type === "opened") {
     return new RemoteEngine(wire, answer.contextLength, answer.vocabSize);

@@ -31,7 +31,7 @@ export async function tuneServing(folder: string, { again, seconds, say, ...load
     note: (line) => say(`note: ${line}`),
   });
   device.chooser = tuner;
-  using model = await loadModel(device, folder, load);
+  using model = await loadModel(device, folder, { ...load, serving: true });
   await using engine = createEngine(model);
   const length = Math.max(1, Math.min(PROMPT, engine.contextLength - 2));
   const generate = async () => {

@@ -1,11 +1,12 @@
 /** What passes between a Worker with an engine and the thread that asks it: messages and errors as plain data. Knows neither end. */
 import { UserError } from "../model/errors.ts";
+import type { WeightFormat } from "../model/scope.ts";
 import type { Generated, Sampling, TokenLogprob } from "../model/generate.ts";
 
 export type Scores = readonly (TokenLogprob | null)[];
 
 export type ToWorker =
-  | { readonly type: "open"; readonly folder: string }
+  | { readonly type: "open"; readonly folder: string; readonly dtype?: WeightFormat }
   | { readonly type: "generate"; readonly id: number; readonly prompt: Uint32Array; readonly sampling: Sampling }
   | { readonly type: "score"; readonly id: number; readonly tokens: Uint32Array; readonly top: number }
   | { readonly type: "abort"; readonly id: number }

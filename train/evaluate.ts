@@ -7,6 +7,7 @@ import { exists } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import { progress } from "../model/progress.ts";
 import { modelFolder, newestTrained } from "../model/runs.ts";
+import { type WeightFormat, weightFormats } from "../model/scope.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
 import { parseConfig } from "./config.ts";
 import { hellaswag, readQuestions } from "./hellaswag.ts";
@@ -19,6 +20,7 @@ const fields = {
   model: text("", "a Hugging Face GPT-2 folder, or a run for its latest checkpoint; without it the newest run"),
   data: text("", "a folder made by `deno task prepare`; without it the data the run was trained on"),
   split: choice(["validation", "train"], "validation", "which documents of the data"),
+  dtype: choice(weightFormats, "f32", "format of the weights in memory"),
   documents: choice(["separate", "joined"], "separate", "whether attention and positions restart at each document"),
   microBatch: integer(8, "rows computed at once", { min: 1 }),
   batches: integer(0, "microbatches to measure; 0 takes all"),
@@ -30,7 +32,11 @@ const USAGE = `Measures a model: loss, perplexity and bits per byte on prepared 
 
   deno task evaluate [--model DIR] [--data DIR] [--hellaswag FILE.jsonl] [--json]`;
 
-export type OpenScorer = (folder: string, batchRows: (context: number) => number) => Promise<Scorer>;
+export type OpenScorer = (
+  folder: string,
+  batchRows: (context: number) => number,
+  dtype?: WeightFormat,
+) => Promise<Scorer>;
 
 /** Loss over a split. */
 export interface LossResult {
@@ -56,8 +62,9 @@ export async function evaluateCommand(args: readonly string[], openScorer: OpenS
 
   const rowsPerBatch = (longest: number) =>
     Math.max(options.microBatch, Math.ceil(longest / (manifest?.context ?? longest)));
-  await using scorer = await openScorer(model, (longest) => rowsPerBatch(longest) * (manifest?.context ?? longest));
-  const result: Record<string, unknown> = { model };
+  const batchRows = (longest: number) => rowsPerBatch(longest) * (manifest?.context ?? longest);
+  await using scorer = await openScorer(model, batchRows, options.dtype);
+  const result: Record<string, unknown> = { model, dtype: options.dtype };
   if (manifest !== undefined && data !== undefined) {
     const { split, documents } = options;
     const { context } = manifest;

@@ -5,6 +5,7 @@ import { compile } from "../kernels/gpu/program.ts";
 import { denseContext } from "../model/context.ts";
 import { loadModel } from "../model/model.ts";
 import { evaluation } from "../model/objective.ts";
+import type { WeightFormat } from "../model/scope.ts";
 import type { Scorer } from "./scorer.ts";
 
 /**
@@ -12,14 +13,18 @@ import type { Scorer } from "./scorer.ts";
  *
  * @throws UserError that names the file and the fault, with exit code 3 without an adapter.
  */
-export async function openScorer(folder: string, batchRows: (context: number) => number): Promise<Scorer> {
+export async function openScorer(
+  folder: string,
+  batchRows: (context: number) => number,
+  dtype?: WeightFormat,
+): Promise<Scorer> {
   await using opened = new AsyncDisposableStack();
   const device = opened.use(await openDevice());
-  const model = opened.use(await loadModel(device, folder));
+  const model = opened.use(await loadModel(device, folder, { dtype }));
   const { vocab_size, n_positions } = model.config;
   const rows = Math.max(n_positions, batchRows(n_positions));
   const graph = new Graph();
-  const { rowLosses } = evaluation(graph, model.architecture, denseContext(graph, rows), vocab_size);
+  const { rowLosses } = evaluation(graph, model.architecture, denseContext(graph, rows), vocab_size, model.formats);
   const program = opened.use(await compile(device, graph, { rowLosses }, model.store));
   const owned = opened.move();
   return {
