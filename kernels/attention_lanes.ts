@@ -24,7 +24,7 @@ export function laneVariant(shape: AttentionShape, lanes: number, textures: bool
     wgsl,
     workgroups: (count: number) => [heads, Math.ceil(count / rows), 1] as const,
     iterations: (longest: number) => {
-      const inner = products * iterationsOf(text.steps) + iterationsOf(lanes) + (shape.dropout ? dropping : 0);
+      const inner = products * iterationsOf(shape.width / 4) + iterationsOf(lanes) + (shape.dropout ? dropping : 0);
       return iterationsOf(Math.ceil((longest + rows + 3) / (4 * lanes)), inner);
     },
   });
@@ -45,14 +45,9 @@ export function laneVariant(shape: AttentionShape, lanes: number, textures: bool
 class LaneText {
   /** Vectors of a head's columns that each lane holds. */
   readonly vectors: number;
-  /** Vectors of a head that a score's loop takes at once, and its iterations. */
-  readonly unrolled: number;
-  readonly steps: number;
 
   constructor(readonly shape: AttentionShape, readonly lanes: number, readonly textures: boolean) {
     this.vectors = Math.ceil(shape.width / 4 / lanes);
-    this.unrolled = shape.width % 8 === 0 ? 2 : 1;
-    this.steps = shape.width / 4 / this.unrolled;
   }
 
   forward(rows: number): string {
@@ -205,28 +200,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     );
   }
 
-  /** `out`i = the products of the tile's row i with the lane's four keys. */
+  /** `out`i = the products of the tile's row i with the lane's four keys. One vector at a time: longer bodies are slower. */
   #scores(out: string, rows: number, left: string, leftVector: string, right: string, rightVector: string): string {
-    const steps = range(this.unrolled).map((n) => {
-      const at = (base: string) => `${base} + d + ${n}u`;
+    const sums = range(4).map((part) => {
+      const p = PARTS[part];
       return [
-        this.#holdings(rows, (t) => `let a${n}_${t} = ${left}_at(${at(leftVector)}, held${t});`),
-        ...range(4).map((e) => `let b${n}_${e} = ${right}_at(${at(rightVector)}, held_key${e});`),
-        ...range(4).map((part) => {
-          const p = PARTS[part];
-          const weights = `let w${n}_${part} = vec4f(${range(4).map((e) => `b${n}_${e}.${p}`).join(", ")});`;
-          return [
-            weights,
-            ...range(rows).map((i) =>
-              `${out}${i} = fma(vec4f(${this.#shuffled(`a${n}_`, i, `.${p}`)}), w${n}_${part}, ${out}${i});`
-            ),
-          ].join("\n      ");
-        }),
+        `let w${part} = vec4f(${range(4).map((e) => `b${e}.${p}`).join(", ")});`,
+        ...range(rows).map((i) => `${out}${i} = fma(vec4f(${this.#shuffled("a", i, `.${p}`)}), w${part}, ${out}${i});`),
       ].join("\n      ");
     });
     return `${range(rows).map((i) => `var ${out}${i} = vec4f();`).join(" ")}
-    for (var d = 0u; d < VECTORS; d += ${this.unrolled}u) {
-      ${steps.join("\n      ")}
+    for (var d = 0u; d < VECTORS; d++) {
+      ${this.#holdings(rows, (t) => `let a${t} = ${left}_at(${leftVector} + d, held${t});`)}
+      ${range(4).map((e) => `let b${e} = ${right}_at(${rightVector} + d, held_key${e});`).join("\n      ")}
+      ${sums.join("\n      ")}
     }`;
   }
 
