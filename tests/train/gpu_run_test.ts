@@ -42,3 +42,27 @@ Deno.test("on the GPU a run learns, resumes with the same bits, and is evaluated
   assert.match(await evaluateCommand(args, openScorer), /bits a byte {2}\d/);
   await Deno.remove(root, { recursive: true });
 });
+
+Deno.test("on the GPU a run in f16 resumes with the same bits and the same loss scale", async () => {
+  const root = await Deno.makeTempDir();
+  const data = join(root, "data");
+  await makeData(data, { context: 32, repeat: 8 });
+  const flags = (run: string) => [...FLAGS, "--precision", "f16", "--data", data, "--out", join(root, run)];
+  await runTraining(flags("whole"), { openLearner });
+  await runTraining(flags("stopped"), { openLearner, stopAt: /^step 4\// });
+  await assert.rejects(
+    runTraining(["--out", join(root, "stopped"), "--resume", "--precision", "bf16"], { openLearner }),
+    /Cannot resume with other settings: precision was f16, now bf16/,
+  );
+  await runTraining(["--out", join(root, "stopped"), "--resume"], { openLearner });
+  assert.equal(await bits(join(root, "stopped"), 10), await bits(join(root, "whole"), 10));
+  const read = async (run: string) => {
+    const file = join(root, run, "checkpoints", "step-000010", "trainer_state.json");
+    return JSON.parse(await Deno.readTextFile(file)).lossScaling;
+  };
+  assert.deepEqual(await read("stopped"), await read("whole"));
+  assert.deepEqual(await read("whole"), { scale: 65536, streak: 10, applied: 10, skipped: 0 });
+  const updates = (await readMetrics(join(root, "stopped", "metrics.jsonl"))).filter(({ kind }) => kind === "update");
+  assert.ok(updates.every((record) => "lossScale" in record && record.lossScale === 65536 && record.skipped === 0));
+  await Deno.remove(root, { recursive: true });
+});
