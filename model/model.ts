@@ -105,7 +105,11 @@ export function createModel(
   options: { readonly seed: number; readonly tokenizer?: Tokenizer },
 ): Model {
   const model = new Model(device, config, { tokenizer: options.tokenizer });
-  model.declared.forEach((parameter, stream) => model.write(parameter, initial(parameter, options.seed, stream)));
+  model.declared.forEach((parameter, stream) => {
+    const values = initial(parameter, options.seed, stream);
+    model.write(parameter, values);
+    (values.buffer as ArrayBuffer).transfer(0); // frees the bytes now: V8 would hold all tensors' until it next collects
+  });
   return model;
 }
 
