@@ -11,6 +11,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
   matmul: async (options) => await (await import("./matmul.ts")).benchMatmul(options),
   attention: async (options) => await (await import("./attention.ts")).benchAttention(options),
   step: async (options) => await (await import("./step.ts")).benchStep(options),
+  decode: async (options) => await (await import("./decode.ts")).benchDecode(options),
   tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
   prepare: async (options) => await (await import("./prepare.ts")).benchPrepare(options),
   peers: async (options) => await (await import("./peers.ts")).benchPeers(options),
