@@ -225,7 +225,7 @@ function gradientsOf({ inputs, outputs, attrs }: Call<Attrs>, logits: Scratch, r
 
 function product(form: Form, a: Matrix, b: Matrix, c: Matrix, sizes: readonly number[], accumulate: boolean): Product {
   const [m, n, k] = sizes;
-  return { form, a, b, c, m, n, k, bias: false, accumulate };
+  return { form, a, b, c, m, n, k, accumulate };
 }
 
 function sum(rowLosses: Tensor, scale: Tensor, loss: Tensor): Dispatch {

@@ -1,9 +1,15 @@
-/** Matrix products with bias and accumulation, and their gradients, which are matrix products too. */
+/**
+ * Matrix products, with what a model does to them next: bias, residual, activation, a running sum; and their gradients,
+ * which are matrix products too.
+ */
 import { cast, type FloatType, isFloat } from "./cast.ts";
 import { columnSum } from "./column_sum.ts";
 import { apply, byteLength, type Call, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
 import { matmulCandidates } from "./matmul_dispatch.ts";
-import type { Form } from "./matmul_shader.ts";
+import type { Activation, Form } from "./matmul_shader.ts";
+import { activationBackward, add } from "./pointwise.ts";
+
+export type { Activation } from "./matmul_shader.ts";
 
 export interface MatmulOptions {
   /** `a` is stored (K, M). */
@@ -12,14 +18,22 @@ export interface MatmulOptions {
   readonly transposeB?: boolean;
   /** (N), added to each row. */
   readonly bias?: Tensor;
+  /** (M, N), added after bias. */
+  readonly residual?: Tensor;
   /** (M, N), a running sum: the product is added to it, in its memory. */
   readonly into?: Tensor;
+}
+
+export interface ActivationOptions extends MatmulOptions {
+  readonly activation: Activation;
 }
 
 interface Attrs {
   readonly form: Form;
   readonly bias: boolean;
+  readonly residual: boolean;
   readonly accumulate: boolean;
+  readonly activation: Activation | null;
 }
 
 /**
@@ -29,15 +43,37 @@ interface Attrs {
  * @throws RangeError for sizes that don't fit, or where both operands are transposed.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
-  const { transposeA, transposeB, bias, into } = options;
+  return applyMatmul(a, b, options, null)[0];
+}
+
+/** The product as `matmul` gives it, and a function of it, made by one kernel; both (M, N) f32. */
+export function matmulActivation(
+  a: Tensor,
+  b: Tensor,
+  options: ActivationOptions,
+): { readonly pre: Tensor; readonly activated: Tensor } {
+  const [pre, activated] = applyMatmul(a, b, options, options.activation);
+  return { pre, activated };
+}
+
+function applyMatmul(a: Tensor, b: Tensor, options: MatmulOptions, activation: Activation | null): readonly Tensor[] {
+  const { transposeA, transposeB, bias, residual, into } = options;
   if (transposeA && transposeB) {
     throw new RangeError(
       `Cannot multiply ${formatType(a)} by ${formatType(b)}, both transposed: transpose one at most`,
     );
   }
   const form = transposeA ? "tn" : transposeB ? "nt" : "nn";
-  const attrs: Attrs = { form, bias: bias !== undefined, accumulate: into !== undefined };
-  return apply(op, [a, b, ...(bias ? [bias] : []), ...(into ? [into] : [])], attrs)[0];
+  const inputs = [a, b, ...[bias, residual, into].filter((tensor) => tensor !== undefined)];
+  const has = { bias: bias !== undefined, residual: residual !== undefined, accumulate: into !== undefined };
+  return apply(op, inputs, { form, ...has, activation });
+}
+
+/** The inputs after the operands. */
+function extras<T>(inputs: readonly T[], { bias, residual, accumulate }: Attrs) {
+  let next = 2;
+  const take = (present: boolean): T | undefined => present ? inputs[next++] : undefined;
+  return { bias: take(bias), residual: take(residual), into: take(accumulate) };
 }
 
 interface Sizes {
@@ -66,44 +102,61 @@ function infer(inputs: readonly TensorType[], attrs: Attrs): readonly TensorType
   if (other !== undefined) throw new RangeError(`Cannot add ${formatType(other)} to ${pair}: it must be f32`);
   const { m, n, k, innerOfB } = sizesOf(inputs, attrs);
   if (k !== innerOfB) throw new RangeError(`Cannot multiply ${pair}: inner sizes are ${k} and ${innerOfB}`);
-  if (attrs.bias && inputs[2].shape.join() !== `${n}`) {
-    throw new RangeError(`Cannot multiply ${pair} with bias (${inputs[2].shape.join(", ")}): it must be (${n})`);
+  const { bias, residual, into } = extras(inputs, attrs);
+  if (bias !== undefined && bias.shape.join() !== `${n}`) {
+    throw new RangeError(`Cannot multiply ${pair} with bias (${bias.shape.join(", ")}): it must be (${n})`);
   }
-  const into = attrs.accumulate ? inputs[inputs.length - 1].shape : [m, n];
-  if (into.join() !== `${m},${n}`) {
-    throw new RangeError(`Cannot multiply ${pair} into (${into.join(", ")}): it must be (${m}, ${n})`);
+  for (const [tensor, word] of [[residual, "plus"], [into, "into"]] as const) {
+    if (tensor !== undefined && tensor.shape.join() !== `${m},${n}`) {
+      throw new RangeError(`Cannot multiply ${pair} ${word} (${tensor.shape.join(", ")}): it must be (${m}, ${n})`);
+    }
   }
-  return [{ shape: [m, n], dtype: "f32" }];
+  const result = { shape: [m, n], dtype: "f32" } as const;
+  return attrs.activation === null ? [result] : [result, result];
 }
 
 const op: Op<Attrs> = {
   name: "matmul",
   infer,
-  kernels({ inputs: [a, b, biasTensor], outputs: [c], attrs, inputs }, device) {
+  kernels({ inputs, outputs: [c, activated], attrs }, device) {
+    const [a, b] = inputs;
     const { m, n, k } = sizesOf(inputs, attrs);
-    const product = { ...attrs, m, n, k, a: { tensor: a }, b: { tensor: b }, c: { tensor: c }, biasTensor };
-    return matmulCandidates(product, device);
+    const { form, activation, accumulate } = attrs;
+    const { bias, residual } = extras(inputs, attrs);
+    const ending = activation === null ? undefined : { activation, tensor: activated };
+    const operands = { a: { tensor: a }, b: { tensor: b }, c: { tensor: c } };
+    return matmulCandidates({ form, m, n, k, ...operands, bias, residual, accumulate, activated: ending }, device);
   },
-  cost({ inputs, outputs: [c], attrs }) {
+  cost({ inputs, outputs, attrs }) {
     const { m, n, k } = sizesOf(inputs, attrs);
-    return { flops: 2 * m * n * k, bytes: [...inputs, c].reduce((sum, tensor) => sum + byteLength(tensor), 0) };
+    const bytes = [...inputs, ...outputs].reduce((sum, tensor) => sum + byteLength(tensor), 0);
+    return { flops: 2 * m * n * k, bytes };
   },
-  vjp(call, [grad], into) {
+  vjp(call, grads, into) {
+    const grad = productGradient(call, grads);
     if (grad === null) return call.inputs.map(() => null);
-    const [da, db] = productGradients(call, cast(grad, packedFormat(call.inputs)), into);
-    const { bias, accumulate } = call.attrs;
+    const [da, db] = operandGradients(call, cast(grad, packedFormat(call.inputs)), into);
+    const { bias, residual, accumulate } = call.attrs;
     const dbias = bias ? [columnSum(grad, into[2] ?? undefined)] : [];
-    return [da, db, ...dbias, ...(accumulate ? [grad] : [])];
+    return [da, db, ...dbias, ...(residual ? [grad] : []), ...(accumulate ? [grad] : [])];
   },
   inPlace: ({ inputs, attrs }): Record<number, number> => attrs.accumulate ? { 0: inputs.length - 1 } : {},
 };
+
+/** The gradient of the product itself, from those of the product and of its activation. */
+function productGradient({ outputs: [pre], attrs }: Call<Attrs>, grads: readonly (Tensor | null)[]): Tensor | null {
+  const [direct, ofActivated = null] = grads;
+  if (ofActivated === null) return direct;
+  const through = activationBackward(pre, ofActivated, attrs.activation!);
+  return direct === null ? through : add(direct, through);
+}
 
 /** The format of packed operands, f32 where none is. */
 function packedFormat([a, b]: readonly TensorType[]): FloatType {
   return (a.dtype !== "f32" ? a.dtype : b.dtype) as FloatType;
 }
 
-function productGradients(call: Call<Attrs>, grad: Tensor, into: readonly (Tensor | null)[]): [Tensor, Tensor] {
+function operandGradients(call: Call<Attrs>, grad: Tensor, into: readonly (Tensor | null)[]): [Tensor, Tensor] {
   const [a, b] = call.inputs;
   const [intoA, intoB] = [into[0] ?? undefined, into[1] ?? undefined];
   switch (call.attrs.form) {

@@ -8,7 +8,15 @@
  */
 
 import { range } from "./gpu/wgsl.ts";
-import { declarations, type Epilogue, type Form, type Formats, loadPiece, type Source } from "./matmul_shader.ts";
+import {
+  type Element,
+  type Epilogue,
+  type Form,
+  type Formats,
+  loadPiece,
+  pieceDeclarations,
+  type Source,
+} from "./matmul_shader.ts";
 import { placeOf, UNPACKING } from "./unpacking.ts";
 
 /** What a block is for. */
@@ -67,11 +75,15 @@ function vectorsOfB(form: Form, { b }: Formats): number {
   return form === "nt" ? 1 : piece(b) / 4;
 }
 
-/** The shader of a block. */
-export function blockShader(block: Block, epilogue: Epilogue): string {
+/**
+ * The shader of a block; `element` is what C is made of. Textures give 0 past their edges, so that whole passes may run
+ * over the end of the inner dimension; from buffers, only tn takes its last steps one by one.
+ */
+export function blockShader(block: Block, element: Element, epilogue: Epilogue): string {
   const { form, formats, source, rows, vectors, depth, workgroup: [x, y], lanes } = block;
   const pieces = vectors / vectorsOfB(form, formats);
-  return `${declarations(formats, source, epilogue)}
+  const rest = source === "buffer" && form === "tn" && depth > 1;
+  return `${pieceDeclarations(formats, source, element, epilogue)}
 @compute @workgroup_size(${x}, ${y})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u${
     lanes > 1 ? ", @builtin(subgroup_invocation_id) lane: u32" : ""
@@ -80,12 +92,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let first_piece = group.x * ${x * pieces}u + ${lanes > 1 ? "lane" : "local.x"};
   ${form === "nt" ? "let b_row = first_piece * 4u;" : ""}
   ${range(rows).map((i) => range(vectors).map((j) => `var c${i}_${j} = vec4f();`).join(" ")).join("\n  ")}
-  var k = 0u;
-  for (; k + ${depth}u <= sizes.k; k += ${depth}u) {
+  var k = group.z * sizes.k_part;
+  let end = min(sizes.k, k + sizes.k_part);
+  for (; ${rest ? `k + ${depth}u <= end` : "k < end"}; k += ${depth}u) {
     ${loopBody(block)}
   }
-  ${form === "tn" && depth > 1 ? `for (; k < sizes.k; k++) {\n    ${loopBody({ ...block, depth: 1 })}\n  }` : ""}
-  ${range(rows).map((i) => storeRow(i, block, epilogue)).join("\n  ")}
+  ${rest ? `for (; k < end; k++) {\n    ${loopBody({ ...block, depth: 1 })}\n  }` : ""}
+  ${range(rows).map((i) => storeRow(i, block)).join("\n  ")}
 }`;
 }
 
@@ -207,18 +220,13 @@ function turnedB({ formats, vectors }: Block, q: number): string[] {
   });
 }
 
-function storeRow(i: number, block: Block, { bias, accumulate }: Epilogue): string {
-  const { form, formats, vectors, workgroup: [across] } = block;
+function storeRow(i: number, { form, formats, vectors, workgroup: [across] }: Block): string {
   const each = vectorsOfB(form, formats);
-  const stores = range(vectors).map((j) => {
-    const first = `first_piece + ${Math.floor(j / each) * across}u`;
-    const vector = each === 1 ? first : `(${first}) * ${each}u + ${j % each}u`;
-    const added = bias ? ` + bias[sizes.c_column / 4u + ${vector}]` : "";
-    const place = `c[((first_row + ${i}u) * sizes.c_stride + sizes.c_column) / 4u + ${vector}]`;
-    const value = each === 1 ? `c${i}_${j}` : orderedVector(i, j, each, formats.b);
-    return `if ((${vector}) * 4u < sizes.n) { ${place} = ${accumulate ? `${place} + ` : ""}${value}${added}; }`;
-  });
-  return `if (first_row + ${i}u < sizes.m) { ${stores.join(" ")} }`;
+  return range(vectors).map((j) => {
+    const piece = `first_piece + ${Math.floor(j / each) * across}u`;
+    const sum = each === 1 ? `c${i}_${j}` : orderedVector(i, j, each, formats.b);
+    return `store(group.z, first_row + ${i}u, (${piece}) * ${4 * each}u + ${4 * (j % each)}u, ${sum});`;
+  }).join(" ");
 }
 
 /** Sums stand as B's pieces unpack; a row of C wants columns in order. */

@@ -1,56 +1,25 @@
 /**
- * Turns a matrix product into dispatches: which kernels fit its sizes and the adapter, in which order, and how the product
- * is cut where an operand passes a binding or a texture. Other ops use it for products over scratch memory and rows of
- * tensors. It knows no graph and no gradient.
+ * Turns a matrix product into dispatches: how it is cut where an operand passes a binding or a texture, and what is bound.
+ * Other ops use it for products over scratch memory and rows of tensors. It knows no graph and no gradient.
  */
 import type { FloatType } from "./cast.ts";
-import { type Binding, byteLength, type Capabilities, type Dispatch, type Scratch, type Tensor } from "./gpu/graph.ts";
-import { wgsl } from "./gpu/wgsl.ts";
-import { type Block, blockShader, blockTile, isWhole, leastDepth } from "./matmul_block.ts";
-import { FEW_ROWS, fewCandidates } from "./matmul_few.ts";
-import scalar from "./matmul_scalar.wgsl" with { type: "text" };
+import type { Binding, Capabilities, Dispatch } from "./gpu/graph.ts";
+import { fewCandidates } from "./matmul_few.ts";
 import {
-  elementDeclarations,
-  type Epilogue,
-  type Form,
-  type Formats,
-  type Source,
-  storeElement,
-} from "./matmul_shader.ts";
-import tile from "./matmul_tile.wgsl" with { type: "text" };
+  elementBytes,
+  type Kernel,
+  kernelsFor,
+  type Matrix,
+  type Product,
+  rowBytes,
+  stride,
+  TEXTURE_ROW,
+} from "./matmul_kernels.ts";
+import { finish, padded, Workspace } from "./matmul_passes.ts";
+import type { Epilogue } from "./matmul_shader.ts";
 import { UNPACKING } from "./unpacking.ts";
 
-/** A tensor, f32 or packed halves, seen as rows; row 0 of the matrix is row `row` of the tensor. */
-export interface Matrix {
-  readonly tensor: Tensor | Scratch;
-  /** Default 0. Where it isn't, a row before it ends at a multiple of 256 bytes. */
-  readonly row?: number;
-}
-
-/** C (m, n) = A B, or + bias, or added to C, in f32. The tensors' rows may be longer than the extents. */
-export interface Product extends Epilogue {
-  readonly form: Form;
-  readonly a: Matrix;
-  readonly b: Matrix;
-  readonly c: Matrix;
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  /** Bound after C where `bias` is true. */
-  readonly biasTensor?: Tensor;
-}
-
-interface Kernel {
-  readonly name: string;
-  readonly source: Source;
-  /** Rows and columns of the result one workgroup makes. */
-  readonly tile: readonly [rows: number, columns: number];
-  /** Steps of the inner dimension that the loop takes at once: a part of the product starts at a multiple of them. */
-  readonly depth: number;
-  /** Loop iterations of an invocation for one step of the inner dimension. */
-  readonly iterations: number;
-  shader(epilogue: Epilogue): string;
-}
+export type { Matrix, Product } from "./matmul_kernels.ts";
 
 /** A part of a product: ranges of its rows, columns and inner dimension. */
 interface Part {
@@ -68,12 +37,24 @@ const WALKED_BYTES = { nn: 3072, tn: 4096 };
 
 /** Candidate dispatch lists of a product, the best guess for the adapter first; the last is the plainest. */
 export function matmulCandidates(product: Product, device: Capabilities): Dispatch[][] {
-  const others = kernelsFor(product, device).map((kernel) => dispatches(product, kernel, device));
-  const { form, m, a } = product;
-  const few = form === "tn" || a.tensor.dtype !== "f32" ? [] : fewCandidates({ ...product, form }, device);
+  const others = kernelsFor(product, device)
+    .map((kernel) => dispatches(product, kernel, device, new Workspace()))
+    .filter((made) => made !== null);
+  const few = fewDispatches(product, device);
   // Of transposed weights, rows shared by shuffles beat lanes along the inner dimension from three rows on (LOG.md).
-  if (!device.cpu || form === "nn" || m <= 2) return [...few, ...others];
+  if (!device.cpu || product.form === "nn" || product.m <= 2) return [...few, ...others];
   return [...others.slice(0, 1), ...few, ...others.slice(1)];
+}
+
+/** Kernels for few rows know bias and running sums; another pass does the rest. */
+function fewDispatches(product: Product, device: Capabilities): Dispatch[][] {
+  const { form, a, bias, residual, activated, accumulate = false } = product;
+  if (form === "tn" || a.tensor.dtype !== "f32") return [];
+  const few = { ...product, form, bias: bias !== undefined, biasTensor: bias, accumulate };
+  const made = fewCandidates(few, device);
+  if (!residual && !activated) return made;
+  const rest = finish({ ...product, bias: undefined, accumulate: true }, null, 0);
+  return made.map((list) => [...list, rest]);
 }
 
 /**
@@ -86,162 +67,81 @@ export function withMatmuls(
 ): (readonly Dispatch[])[] {
   const candidates: (readonly Dispatch[])[] = [];
   for (let index = 0, most = 1; index < most; index++) {
+    const workspace = new Workspace();
     const matmul = (product: Product) => {
-      const kernels = kernelsFor(product, device);
-      most = Math.max(most, kernels.length);
-      return dispatches(product, kernels[Math.min(index, kernels.length - 1)], device);
+      const made = kernelsFor(product, device).filter((kernel) => kernel.splits === 1);
+      most = Math.max(most, made.length);
+      return dispatches(product, made[Math.min(index, made.length - 1)], device, workspace)!;
     };
     candidates.push(make(matmul, index > 0 && index === most - 1));
   }
   return candidates;
 }
 
-function kernelsFor(product: Product, device: Capabilities): Kernel[] {
-  const lanes = device.subgroupSize;
-  const register = (source: Source, shared: boolean) =>
-    blocks(product, source, shared ? lanes : 1, device.cpu).map(blockKernel);
-  const texture = fitsTextures(product)
-    ? [...(lanes > 0 ? register("texture", true) : []), ...register("texture", false)]
-    : [];
-  const buffer = [...(lanes > 0 ? register("buffer", true) : []), ...register("buffer", false)];
-  const tile = tileKernel(product);
-  const last = scalarKernel(product);
-  if (!device.cpu) return [tile, ...buffer.reverse(), ...texture, last];
-  return [...texture, ...buffer, tile, last];
-}
-
-/** Register blocks that suit a product, for the adapters they were measured on or meant for (LOG.md). */
-function blocks(product: Product, source: Source, lanes: number, cpu: boolean): Block[] {
-  const { form, m, n, k, a, b, c } = product;
-  const formats = formatsOf(product);
-  const pieces = [a, b].map(({ tensor }) => stride(tensor) / UNPACKING[tensor.dtype as FloatType].weights);
-  if (![n / 4, stride(c.tensor) / 4, ...pieces].every(Number.isInteger)) return [];
-  const shapes = lanes > 1 ? sharing(form, formats, m, lanes) : alone(form, formats, source, cpu);
-  const seen = new Set<string>();
-  return shapes.flatMap(([rows, vectors, depth]) => {
-    const workgroup: Block["workgroup"] = lanes > 1 ? [lanes, 1] : cpu ? [8, 1] : [8, 8];
-    const block = { form, formats, source, lanes, rows, vectors, workgroup };
-    const least = leastDepth(block);
-    const fitting = [Math.max(depth, least), least].map((depth): Block => ({ ...block, depth }))
-      .find((block) => isWhole(block) && (form === "tn" || k % block.depth === 0));
-    const name = JSON.stringify(fitting);
-    if (fitting === undefined || seen.has(name)) return [];
-    seen.add(name);
-    return [fitting];
+/** Null where workgroups can't split the inner dimension, as the product must be cut. */
+function dispatches(
+  product: Product,
+  kernel: Kernel,
+  device: Capabilities,
+  workspace: Workspace,
+): Dispatch[] | null {
+  const { operands, before } = readable(product, kernel, device, workspace);
+  const pieces = parts(operands, kernel, device);
+  if (kernel.splits > 1) return pieces.length > 1 ? null : split(operands, kernel, device, workspace);
+  const shaders = new Map<string, string>();
+  const made = pieces.map((part) => {
+    const epilogue = epilogueOf(product, part);
+    const key = JSON.stringify(epilogue);
+    if (!shaders.has(key)) shaders.set(key, kernel.shader(epilogue));
+    return dispatch(operands, part, kernel, shaders.get(key)!, epilogue);
   });
+  return [...before, ...made];
 }
 
-/** Rows, vec4 columns and steps of the inner dimension that an invocation takes at once. */
-type Shape = readonly [rows: number, vectors: number, depth: number];
-
-function sharing(form: Form, formats: Formats, m: number, lanes: number): readonly Shape[] {
-  const packed = formats.b !== "f32";
-  const usual = SHARING[form][packed ? "packed" : "f32"];
-  if (form === "tn" || m > FEW_ROWS) return usual;
-  const rows = powerOfTwo(m);
-  const depth = leastDepth({ form, formats, lanes, rows });
-  // The loop's body must stay below about 1,000 multiply-adds (LOG.md).
-  const most = Math.floor(256 / (rows * Math.max(8, depth)));
-  const vectors = form === "nt" ? 1 : Math.max(packed ? 2 : 1, Math.min(4, most));
-  return [[rows, vectors, 8], ...usual];
+/** The product with its operands padded where the kernel reads textures that couldn't be copied from them. */
+function readable(product: Product, kernel: Kernel, device: Capabilities, workspace: Workspace) {
+  const { form, m, n, k } = product;
+  const before: Dispatch[] = [];
+  const readableOne = (name: "a" | "b", rows: number) => {
+    const matrix = product[name];
+    if (kernel.source === "buffer" || rowBytes(matrix.tensor) % TEXTURE_ROW === 0) return matrix;
+    const made = padded(matrix, rows, name, workspace, device);
+    before.push(...made.dispatches);
+    return made.matrix;
+  };
+  const a = readableOne("a", form === "tn" ? k : m);
+  const b = readableOne("b", form === "nt" ? n : k);
+  return { operands: { ...product, a, b }, before };
 }
 
-/** By whether B is packed, the best first. */
-const SHARING: Readonly<Record<Form, Readonly<Record<"f32" | "packed", readonly Shape[]>>>> = {
-  nn: { f32: [[16, 2, 8]], packed: [[16, 2, 4], [8, 4, 8]] },
-  nt: { f32: [[32, 1, 8]], packed: [[24, 1, 8], [32, 1, 8]] },
-  tn: { f32: [[32, 2, 2]], packed: [[32, 2, 2]] },
-};
+const NO_EPILOGUE: Epilogue = { bias: false, residual: false, accumulate: false, activation: null };
 
-function alone(form: Form, formats: Formats, source: Source, cpu: boolean): readonly Shape[] {
-  if (cpu) return [source === "texture" ? [16, 2, 4] : [8, 2, 4]];
-  const rows = form === "tn" ? UNPACKING[formats.a].weights : 4;
-  return [[rows, form !== "nt" && formats.b !== "f32" ? 2 : 1, 4]];
-}
-
-function blockKernel(block: Block): Kernel {
-  const { formats, source, lanes, rows, vectors, depth } = block;
+/** What is added comes with the first part of the inner dimension, the activation with the last. */
+function epilogueOf(product: Product, { k: [from, to] }: Part): Epilogue {
+  const first = from === 0;
   return {
-    name: `${formatsName(formats)}${source} ${rows}x${4 * vectors}${lanes > 1 ? ` shared by ${lanes}` : ""} k${depth}`,
-    source,
-    tile: blockTile(block),
-    depth,
-    iterations: 1 / depth,
-    shader: (epilogue) => blockShader(block, epilogue),
+    bias: first && product.bias !== undefined,
+    residual: first && product.residual !== undefined,
+    accumulate: !first || product.accumulate === true,
+    activation: to === product.k ? product.activated?.activation ?? null : null,
   };
 }
 
-function formatsOf({ a, b }: Product): Formats {
-  return { a: a.tensor.dtype as FloatType, b: b.tensor.dtype as FloatType };
-}
-
-function formatsName({ a, b }: Formats): string {
-  return a === "f32" && b === "f32" ? "" : `${a} by ${b} `;
-}
-
-function tileKernel(product: Product): Kernel {
-  // Of 16 steps: one iteration round them, four that load, 16 that multiply; leaving a loop is one too.
-  return {
-    name: `${formatsName(formatsOf(product))}tile 64x64`,
-    source: "buffer",
-    tile: [64, 64],
-    depth: 16,
-    iterations: 23 / 16,
-    shader: (epilogue) => plain(product, tile, epilogue),
-  };
-}
-
-function scalarKernel(product: Product): Kernel {
-  return {
-    name: `${formatsName(formatsOf(product))}scalar`,
-    source: "buffer",
-    tile: [8, 8],
-    depth: 1,
-    iterations: 1,
-    shader: (epilogue) => plain(product, scalar, epilogue),
-  };
-}
-
-function plain(product: Product, source: string, epilogue: Epilogue): string {
-  const { form } = product;
-  return wgsl(
-    `${elementDeclarations(formatsOf(product), epilogue)}
-fn store(row: u32, column: u32, value: f32) { ${storeElement("row", "column", "value", epilogue)} }
-${source}`,
-    { TRANSPOSE_A: form === "tn", TRANSPOSE_B: form === "nt" },
-  );
-}
-
-function powerOfTwo(size: number): number {
-  return 2 ** Math.ceil(Math.log2(size));
-}
-
-function rowBytes(tensor: Tensor | Scratch): number {
-  return byteLength(tensor) / tensor.shape[0];
-}
-
-function elementBytes({ dtype }: Tensor | Scratch): number {
-  return 16 / UNPACKING[dtype as FloatType].weights;
-}
-
-/** Elements of a row of the first dimension, with the padding of packed ones. */
-function stride(tensor: Tensor | Scratch): number {
-  return rowBytes(tensor) / elementBytes(tensor);
-}
-
-/** A copy to a texture takes rows of a multiple of 256 bytes. */
-function fitsTextures({ a, b }: Product): boolean {
-  return rowBytes(a.tensor) % 256 === 0 && rowBytes(b.tensor) % 256 === 0;
-}
-
-function dispatches(product: Product, kernel: Kernel, device: Capabilities): Dispatch[] {
-  const shaders = new Map<boolean, string>();
-  return parts(product, kernel, device).map((part) => {
-    const first = part.k[0] === 0;
-    const epilogue = { bias: product.bias && first, accumulate: product.accumulate || !first };
-    if (!shaders.has(first)) shaders.set(first, kernel.shader(epilogue));
-    return dispatch(product, part, kernel, shaders.get(first)!, epilogue.bias);
-  });
+/** Partial sums of ranges of the inner dimension side by side, then their sum. */
+function split(product: Product, kernel: Kernel, { limits }: Capabilities, workspace: Workspace): Dispatch[] | null {
+  const { m, n, k, c } = product;
+  const { splits, depth } = kernel;
+  if (4 * splits * m * n > limits.maxStorageBufferBindingSize || stride(c.tensor) !== n) return null;
+  const partial = workspace.take("partial", [splits * m, n]);
+  const steps = Math.ceil(k / splits / depth) * depth;
+  const whole: Part = { m: [0, m], n: [0, n], k: [0, k] };
+  const count = Math.ceil(k / steps);
+  const made = dispatch({ ...product, c: { tensor: partial } }, whole, kernel, kernel.shader(NO_EPILOGUE), NO_EPILOGUE);
+  const [x, y] = made.workgroups;
+  const [, , out] = made.bindings;
+  const bindings = [...made.bindings.slice(0, 2), { ...out, rows: [0, splits * m] as const }];
+  const uniforms = [...made.uniforms!.slice(0, -1), steps];
+  return [{ ...made, workgroups: [x, y, count], bindings, uniforms }, finish(product, partial, count)];
 }
 
 function parts({ form, a, b, c, m, n, k }: Product, kernel: Kernel, device: Capabilities): Part[] {
@@ -281,8 +181,8 @@ function cut(size: number, most: number, unit = ROW_STEP): Range[] {
   return Array.from({ length: Math.ceil(size / step) }, (_, i) => [i * step, Math.min(size, (i + 1) * step)]);
 }
 
-function dispatch(product: Product, part: Part, kernel: Kernel, shader: string, bias: boolean): Dispatch {
-  const { form, a, b, c } = product;
+function dispatch(product: Product, part: Part, kernel: Kernel, shader: string, epilogue: Epilogue): Dispatch {
+  const { form, a, b, c, bias, residual, activated } = product;
   const [rowsA, columnsA] = form === "tn" ? [part.k, part.m] : [part.m, part.k];
   const [rowsB, columnsB] = form === "nt" ? [part.n, part.k] : [part.k, part.n];
   const texture = kernel.source === "texture";
@@ -296,9 +196,11 @@ function dispatch(product: Product, part: Part, kernel: Kernel, shader: string, 
       texture ? textured(a, rowsA, columnsA) : buffered(a, rowsA, "read"),
       texture ? textured(b, rowsB, columnsB) : buffered(b, rowsB, "read"),
       buffered(c, part.m, "read_write"),
-      ...(bias ? [{ tensor: product.biasTensor!, access: "read" } as const] : []),
+      ...(epilogue.bias ? [{ tensor: bias!, access: "read" } as const] : []),
+      ...(epilogue.residual ? [buffered({ tensor: residual!, row: c.row }, part.m, "read")] : []),
+      ...(epilogue.activation ? [buffered({ tensor: activated!.tensor, row: c.row }, part.m, "read_write")] : []),
     ],
-    uniforms: [...sizes, ...[a, b, c].map(({ tensor }) => stride(tensor)), ...columns],
+    uniforms: [...sizes, ...[a, b, c].map(({ tensor }) => stride(tensor)), ...columns, sizes[2]],
   };
 }
 
@@ -307,9 +209,10 @@ function buffered({ tensor, row = 0 }: Matrix, [from, to]: Range, access: Bindin
 }
 
 function textured({ tensor, row = 0 }: Matrix, [from, to]: Range, columns: Range): Binding {
-  const rowLength = stride(tensor);
-  const whole = columns[0] === 0 && columns[1] === rowLength;
   const { texture } = UNPACKING[tensor.dtype as FloatType];
+  const rowLength = stride(tensor);
+  const end = Math.min(rowLength, Math.ceil(columns[1] / ROW_STEP) * ROW_STEP);
+  const whole = columns[0] === 0 && end === rowLength;
   const view = { texture, rowLength, rows: [row + from, row + to] } as const;
-  return { tensor, access: "read", as: whole ? view : { ...view, columns } };
+  return { tensor, access: "read", as: whole ? view : { ...view, columns: [columns[0], end] } };
 }

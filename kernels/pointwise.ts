@@ -3,6 +3,7 @@ import { elementwise } from "./elementwise.ts";
 import activations from "./activations.wgsl" with { type: "text" };
 import { apply, type Call, count, formatType, type Op, type Tensor, type TensorType } from "./gpu/graph.ts";
 import { f32 } from "./gpu/wgsl.ts";
+import type { Activation } from "./matmul_shader.ts";
 import { PHILOX_WGSL } from "./random.ts";
 
 /** GELU by its tanh form (GPT-2's own) or by the error function (Hendrycks and Gimpel 2016). */
@@ -107,6 +108,12 @@ const siluOp = pointwiseOp<undefined>({
 /** x · sigmoid(x). */
 export function silu(x: Tensor): Tensor {
   return apply(siluOp, [x], undefined)[0];
+}
+
+/** What reaches x of a gradient of its activation. */
+export function activationBackward(x: Tensor, grad: Tensor, activation: Activation): Tensor {
+  if (activation === "silu") return apply(siluBackwardOp, [x, grad], undefined)[0];
+  return apply(geluBackwardOp, [x, grad], { form: activation === "gelu_erf" ? "erf" : "tanh" })[0];
 }
 
 interface Dropout {

@@ -10,9 +10,10 @@ import {
 } from "../../kernels/gpu/graph.ts";
 import { cast, type FloatType } from "../../kernels/cast.ts";
 import { columnSum } from "../../kernels/column_sum.ts";
-import { matmul, type MatmulOptions } from "../../kernels/matmul.ts";
+import { type Activation, matmul, matmulActivation, type MatmulOptions } from "../../kernels/matmul.ts";
 import { checkOp, randomF32 } from "../harness.ts";
 import { bindingLimit } from "./run_graph.ts";
+import { gelu, silu } from "../reference/pointwise.ts";
 import { columnSum as columnSumReference, matmul as reference } from "../reference/matmul.ts";
 
 /** Values in (-1, 1) summed k times, each sum rounded by at most 2^-24 of a partial sum that stays well below k. */
@@ -64,10 +65,14 @@ function exact(length: number, seed: number, format: FloatType): Float32Array {
   return format === "f32" ? randomF32(length, seed) : randomF32(length, seed).map((x) => Math.round(x * unit) / unit);
 }
 
-/** The same call, offered the kernels of an adapter with other capabilities. */
-function under({ source, graph }: Tensor, change: (device: Capabilities) => Capabilities): Tensor {
-  const { op, inputs, attrs } = source as Call;
-  return graph.apply({ ...op, kernels: (call, device) => op.kernels(call, change(device)) }, inputs, attrs)[0];
+/** Offers the tensor's call the kernels of an adapter with other capabilities. */
+function under(tensor: Tensor, change: (device: Capabilities) => Capabilities): Tensor {
+  const call = tensor.source as Call;
+  const { op } = call;
+  Object.assign(call, {
+    op: { ...op, kernels: (made: Call, device: Capabilities) => op.kernels(made, change(device)) },
+  });
+  return tensor;
 }
 
 const forms = { nn: {}, nt: { transposeB: true }, tn: { transposeA: true } };
@@ -146,6 +151,58 @@ Deno.test("matmul adds into a running sum in its memory", async () => {
     reference: ([a, b, into]) => reference(a, b, { m: 20, n: 64, k: 64 }).map((value, i) => value + into[i]),
   });
 });
+
+for (const [name, form] of Object.entries(forms)) {
+  Deno.test(`matmul ${name}: bias, residual and activation, by every candidate and the kernels for GPUs`, async () => {
+    await checkEpilogue({ ...form, m: 40, n: 64, k: 64, activation: "gelu_tanh" });
+    await checkEpilogue({ ...form, m: 21, n: 19, k: 9, activation: "silu" });
+    await checkEpilogue({ ...form, m: 2, n: 64, k: 64, activation: "gelu_erf" });
+    await checkEpilogue({ ...form, m: 24, n: 72, k: 520, activation: "gelu_erf", change: onGpu });
+    await checkEpilogue({ ...form, m: 64, n: 132, k: 192, activation: "silu", change: bindingLimit(64 * 132 * 4, 32) });
+  });
+}
+
+const ACTIVATIONS = {
+  gelu_tanh: (x: number) => gelu(x, "tanh"),
+  gelu_erf: (x: number) => gelu(x, "erf"),
+  silu,
+};
+
+/** pre and activated, and all gradients; curves of activations are below 1.2. */
+async function checkEpilogue(sizes: MatmulOptions & { m: number; n: number; k: number } & ActivationCase) {
+  const { m, n, k, transposeA, transposeB, activation, change } = sizes;
+  const { atol } = allowance(2 * Math.max(m, n, k));
+  await checkOp({
+    atol: atol + 1e-6,
+    rtol: 1e-6,
+    samples: 3,
+    inputs: [
+      { shape: transposeA ? [k, m] : [m, k], data: randomF32(m * k, 1) },
+      { shape: transposeB ? [n, k] : [k, n], data: randomF32(k * n, 2) },
+      { shape: [n], data: randomF32(n, 3) },
+      { shape: [m, n], data: randomF32(m * n, 4) },
+    ],
+    build(_, [a, b, bias, residual]) {
+      const { pre, activated } = matmulActivation(a, b, { transposeA, transposeB, bias, residual, activation });
+      if (change === undefined) return [pre, activated];
+      under(pre, change);
+      return [pre, activated];
+    },
+    reference([a, b, bias, residual]) {
+      const pre = reference(a, b, sizes, bias).map((value, i) => value + residual[i]);
+      return [pre, pre.map(ACTIVATIONS[activation])];
+    },
+  });
+}
+
+interface ActivationCase {
+  readonly activation: Activation;
+  readonly change?: (device: Capabilities) => Capabilities;
+}
+
+function onGpu(device: Capabilities): Capabilities {
+  return { ...device, cpu: false };
+}
 
 Deno.test("matmul refuses what doesn't fit", () => {
   const graph = new Graph();
