@@ -42,7 +42,7 @@ const FEATURES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 /** Reading back goes by chunks of this many bytes: mapping one large range is slower. */
 export const STAGING_BYTES = 4 << 20;
 
-/** Uploads go by this many bytes, so that the queue's staging memory stays small. */
+/** Uploads go by this many bytes, and are sent when as many wait: until then the queue holds a copy of each. */
 const UPLOAD_BYTES = 16 << 20;
 
 /**
@@ -122,6 +122,8 @@ export class Device implements Disposable {
   chooser: Chooser | null = null;
   #bytes = 0;
   #peakBytes = 0;
+  /** Bytes uploaded since uploads were last sent on their own. */
+  #unsent = 0;
   #failure: Error | null = null;
   #lost = false;
   #disposed = false;
@@ -280,6 +282,10 @@ export class Device implements Disposable {
       const size = Math.min(UPLOAD_BYTES, data.byteLength - from);
       const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset + from, size);
       this.gpu.queue.writeBuffer(slice.buffer, slice.offset + at + from, bytes);
+      this.#unsent += size;
+      if (this.#unsent < UPLOAD_BYTES) continue;
+      this.gpu.queue.submit([]);
+      this.#unsent = 0;
     }
   }
 
