@@ -4,7 +4,8 @@
  */
 import { join } from "node:path";
 import { type Device, openDevice } from "../kernels/gpu/device.ts";
-import { count } from "../kernels/gpu/graph.ts";
+import { type Capabilities, count } from "../kernels/gpu/graph.ts";
+import { UserError } from "../model/errors.ts";
 import { exists } from "../model/files.ts";
 import { duration } from "../model/progress.ts";
 import { type Shape, shapeOf } from "../model/shape.ts";
@@ -31,10 +32,21 @@ export async function planRun(settings: Settings): Promise<string | undefined> {
   const shape = shapeOf(model);
   using device = await openDevice();
   const { capabilities } = device;
-  const planned = await footprint(shape, stepOptions(config), capabilities);
+  const planned = await footprintOf(shape, config, capabilities);
   const limit = limitOf(settings.config.memory, capabilities.cpu, availableMemory());
   await refuseTooLarge(planned, limit, shape, config, capabilities);
   return settings.config.dryRun ? await describeRun(device, config, shape, planned) : undefined;
+}
+
+/** @throws UserError where an operation can't take a microbatch's rows on this adapter. */
+async function footprintOf(shape: Shape, config: Config, capabilities: Capabilities): Promise<Footprint> {
+  try {
+    return await footprint(shape, stepOptions(config), capabilities);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    const batch = `--micro-batch ${config.microBatch} x --context ${config.context}`;
+    throw new UserError(`Lower --micro-batch: the adapter can't take ${batch}: ${error.message}`);
+  }
 }
 
 /** The vocabulary that the run's data has or, where they aren't prepared yet, will have. */

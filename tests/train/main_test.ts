@@ -93,6 +93,9 @@ Deno.test("a dry run tells memory, work and time, and leaves nothing; a run that
     refused.error,
     /^error: Cannot train in 0\.030 GB \(--memory 0\.03\): this run holds .*--micro-batch.*\n$/,
   );
+  const wide = await command(["train", "--memory", "100", "--micro-batch", "1000000"], { cwd: folder });
+  assert.equal(wide.code, 1);
+  assert.match(wide.error, /^error: Lower --micro-batch: the adapter can't take --micro-batch 1000000 x .*\n$/);
   assert.deepEqual([...Deno.readDirSync(folder)], []);
   await Deno.remove(folder, { recursive: true });
 });
