@@ -1,6 +1,6 @@
 /** The tune command: times the kernels of a configuration's step, and lists what tuning found before. It trains nothing. */
 import { type CacheFile, cacheFolder, listCaches, type Winner } from "../kernels/gpu/tune_cache.ts";
-import { flag, helpText, parseFlags } from "../model/arguments.ts";
+import { flag, helpText, parseFlags, wrap } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { readSettings, type Settings } from "./config.ts";
 import type { Console } from "./console.ts";
@@ -52,26 +52,41 @@ function list(args: readonly string[]): string {
   return caches.map(table).join("\n");
 }
 
+const NUMBERS = ["ms", "GFLOP/s", "GB/s", "default's ms", "gain"];
+
+/** Characters of a line. */
+const WIDTH = 118;
+
+/** A call's numbers with its description, the kernel that won below it; the slowest first. */
 function table({ identity, winners }: CacheFile): string {
-  const rows = Object.entries(winners).sort(([, a], [, b]) => b.milliseconds - a.milliseconds).map(row);
-  const lines = [["ms", "GFLOP/s", "GB/s", "default's ms", "gain", "kernel", "call"], ...rows];
-  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
-  const numbers = 5;
-  const text = lines.map((line) =>
-    line.map((cell, column) => column < numbers ? cell.padStart(widths[column]) : cell.padEnd(widths[column]))
-      .join("  ").trimEnd()
-  );
-  return `${identity.name}, Deno ${identity.deno}\n${text.join("\n")}\n`;
+  const entries = Object.entries(winners).sort(([, a], [, b]) => b.milliseconds - a.milliseconds);
+  const rows = entries.map(([, winner]) => numbers(winner));
+  const widths = NUMBERS.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column].length)));
+  const line = (cells: readonly string[]) => cells.map((cell, column) => cell.padStart(widths[column])).join("  ");
+  const indent = " ".repeat(line(rows[0] ?? NUMBERS).length + 2);
+  const described = (text: string) => wrap(text, WIDTH - indent.length);
+  const lines = entries.flatMap(([call, { kernel }], i) => {
+    const [first, ...rest] = [...described(readable(call)), ...described(`by ${kernel}`)];
+    return [`${line(rows[i])}  ${first}`, ...rest.map((text) => indent + text)];
+  });
+  return [`${identity.name}, Deno ${identity.deno}`, `${line(NUMBERS)}  call`, ...lines, ""].join("\n");
 }
 
-function row([call, { kernel, milliseconds, defaultMilliseconds, flops, bytes }]: [string, Winner]): string[] {
+function numbers({ milliseconds, defaultMilliseconds, flops, bytes }: Winner): string[] {
   return [
     milliseconds.toFixed(3),
     (flops / milliseconds / 1e6).toFixed(1),
     (bytes / milliseconds / 1e6).toFixed(1),
     defaultMilliseconds.toFixed(3),
     (defaultMilliseconds / milliseconds).toFixed(2),
-    kernel,
-    call,
   ];
+}
+
+/** A call's description with its attributes as words. */
+function readable(call: string): string {
+  return call.replace(/ \{.*\}$/, (json) => {
+    const attributes = Object.entries(JSON.parse(json)).filter(([, value]) => value !== false && value !== null);
+    const words = attributes.map(([name, value]) => value === true ? name : `${name} ${JSON.stringify(value)}`);
+    return words.length === 0 ? "" : `; ${words.join(", ").replaceAll('"', "")}`;
+  });
 }

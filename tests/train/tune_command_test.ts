@@ -41,15 +41,22 @@ Deno.test("tune --list prints calls with their rates, slowest first", async () =
     const winner = { winner: "a", tried: 2, offered: "b", bytes: 3e6, flops: 8e9 };
     const winners = {
       "small (4) f32": { ...winner, kernel: "small kernel", milliseconds: 0.25, defaultMilliseconds: 0.25 },
-      "large (8, 8) f32": { ...winner, kernel: "large kernel", milliseconds: 2, defaultMilliseconds: 3 },
+      'large (8, 8) f32 {"form":"nt","bias":false,"accumulate":true}': {
+        ...winner,
+        kernel: "large kernel",
+        milliseconds: 2,
+        defaultMilliseconds: 3,
+      },
     };
     const file = { version: 1, identity: { name: "some adapter", deno: "9.9.9" }, winners };
     await Deno.writeTextFile(join(folder, "some.json"), JSON.stringify(file));
     const lines = (await command("--list")).printed.split("\n");
     assert.equal(lines[0], "some adapter, Deno 9.9.9");
-    assert.match(lines[1], /^ *ms +GFLOP\/s +GB\/s +default's ms +gain +kernel +call$/);
-    assert.match(lines[2], /^2\.000 +4000\.0 +1\.5 +3\.000 +1\.50 +large kernel +large \(8, 8\) f32$/);
-    assert.match(lines[3], /^0\.250 +32000\.0 +12\.0 +0\.250 +1\.00 +small kernel +small \(4\) f32$/);
+    assert.match(lines[1], /^ *ms +GFLOP\/s +GB\/s +default's ms +gain +call$/);
+    assert.match(lines[2], /^2\.000 +4000\.0 +1\.5 +3\.000 +1\.50 +large \(8, 8\) f32; form nt, accumulate$/);
+    assert.match(lines[3], /^ +by large kernel$/);
+    assert.match(lines[4], /^0\.250 +32000\.0 +12\.0 +0\.250 +1\.00 +small \(4\) f32$/);
+    assert.match(lines[5], /^ +by small kernel$/);
     assert.deepEqual(JSON.parse((await command("--list", "--json")).printed), [file]);
   } finally {
     if (before === undefined) Deno.env.delete("WGPT_CACHE");
