@@ -1,9 +1,11 @@
 /** Linear cross-entropy by every candidate against f64: chunks, padding, ignored targets, running sums. */
 import assert from "node:assert/strict";
 import { type Call, type Capabilities, Graph, type Tensor } from "../../kernels/gpu/graph.ts";
+import { bytesOf, draw, offers } from "../../kernels/gpu/blueprint.ts";
+import { Layout } from "../../kernels/gpu/layout.ts";
 import { cast, type FloatType } from "../../kernels/cast.ts";
 import { linearCrossEntropy, linearCrossEntropyWithGradients } from "../../kernels/linear_cross_entropy.ts";
-import { checkOp, randomF32 } from "../harness.ts";
+import { checkOp, randomF32, testDevice } from "../harness.ts";
 import { bindingLimit } from "./run_graph.ts";
 import { gradients, rowLosses } from "../reference/linear_cross_entropy.ts";
 
@@ -147,6 +149,30 @@ Deno.test("logits of hundreds neither overflow nor lose the loss", async () => {
     },
     reference: () => Float64Array.of(0, 500),
   });
+});
+
+Deno.test("memory grows with rows and with the vocabulary, not with their product", async () => {
+  const { capabilities } = await testDevice();
+  const [columns, logitsBytes] = [64, 32 << 20];
+  for (const [rows, vocabulary] of [[4096, 16384], [16384, 16384], [4096, 65536]]) {
+    const graph = new Graph();
+    const inputs = [
+      graph.input("hidden", [rows, columns]),
+      graph.input("weight", [vocabulary, columns]),
+      graph.input("targets", [rows], "i32"),
+      graph.input("scale", [1]),
+    ] as const;
+    const outputs = Object.values(linearCrossEntropyWithGradients(...inputs, { vocabulary }));
+    const [{ call, candidates }] = offers(graph, outputs, capabilities);
+    const operands = 4 * columns * (rows + vocabulary);
+    for (const dispatches of candidates.slice(0, 2)) {
+      const drawn = draw(graph, outputs, [{ call, dispatches }], new Layout(capabilities.limits), capabilities);
+      // Operands and their gradients as buffers, operands as textures by rows and by columns, a chunk of logits as both.
+      const { total } = bytesOf(drawn);
+      assert.ok(total < 6 * operands + 2.1 * logitsBytes, `${total} bytes for ${rows} rows of ${vocabulary}`);
+      assert.ok(total < 0.6 * 4 * rows * vocabulary, `${total} bytes for ${rows} rows of ${vocabulary}`);
+    }
+  }
 });
 
 Deno.test("cross-entropy refuses what doesn't fit", () => {
