@@ -20,5 +20,5 @@ export { createModel, loadModel, type LoadOptions, type Model } from "./model/mo
 export { loadTokenizer, type Tokenizer, trainTokenizer, type TrainTokenizerOptions } from "./model/tokenizer.ts";
 export { UserError } from "./model/errors.ts";
 export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";
-export { type CachedEngine, createEngine, generate } from "./serve/engine.ts";
+export { type CachedEngine, createEngine, generate, type Readback } from "./serve/engine.ts";
 export { type App, type AppOptions, createApp } from "./serve/app.ts";

@@ -92,6 +92,8 @@ export interface PagedOptions {
   readonly blockSize: number;
   /** Blocks a sequence may have. */
   readonly blocksPerSequence: number;
+  /** In place of the inputs of these names: what the graph itself hands on from step to step. */
+  readonly fed?: { readonly tokens: Tensor; readonly positions: Tensor; readonly slots: Tensor };
 }
 
 /** Variables of the cache: the keys and the values of one layer, (blocks · block size, KVH, D). */
@@ -106,12 +108,15 @@ export function cacheNames(layer: number): { readonly keys: string; readonly val
  */
 export function pagedContext(graph: Graph, options: PagedOptions): Context {
   const { rows, blocks, blockSize } = options;
-  const positions = graph.input("positions", [rows], "u32");
-  const slots = graph.input("slots", [rows], "u32");
+  const { tokens, positions, slots } = options.fed ?? {
+    tokens: graph.input("tokens", [rows], "u32"),
+    positions: graph.input("positions", [rows], "u32"),
+    slots: graph.input("slots", [rows], "u32"),
+  };
   const sequences = graph.input("sequences", [rows], "u32");
   const table = graph.input("block_table", [options.sequences, options.blocksPerSequence], "u32");
   return {
-    tokens: graph.input("tokens", [rows], "u32"),
+    tokens,
     positions,
     attend(layer, q, k, v, { scale }) {
       const { heads, width } = headsOf(k);

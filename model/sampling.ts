@@ -27,12 +27,14 @@ export function wishesOf(sampling: Sampling): Wishes {
  * `adjust_counts` (1, M) u32, `adjust_biases` (1, M) f32, `penalties` (1, 4) f32, with M the vocabulary's size.
  *
  * @param logits (1, V padded).
+ * @param settings in place of the input `settings`.
  */
 export function samplingGraph(
   graph: Graph,
   logits: Tensor,
   vocabulary: number,
   { adjust, top }: Wishes,
+  settings: Tensor = graph.input("settings", [1, 4], "u32"),
 ): Record<string, Tensor> {
   const list = (name: string, dtype: "u32" | "f32") => graph.input(name, [1, vocabulary], dtype);
   const adjusted = !adjust ? logits : adjustLogits(logits, {
@@ -42,7 +44,6 @@ export function samplingGraph(
     penalties: graph.input("penalties", [1, 4]),
   }, vocabulary);
   const params = graph.input("sampling", [1, 4]);
-  const settings = graph.input("settings", [1, 4], "u32");
   const { tokens, logprobs } = sample(adjusted, params, settings, vocabulary);
   if (!top) return { tokens, logprobs };
   const best = topLogprobs(adjusted, tokens, vocabulary, Math.min(TOP_LOGPROBS, vocabulary));
@@ -65,7 +66,7 @@ export class History {
   }
 
   /** Inputs of `samplingGraph` for the next token. */
-  inputs(vocabulary: number, { adjust }: Wishes): Record<string, ArrayBufferView> {
+  inputs(vocabulary: number, { adjust }: Wishes): Record<string, ArrayBufferView> & { settings: Uint32Array } {
     const { temperature, topP, minP, topK, seed } = this.sampling;
     const inputs = {
       sampling: new Float32Array([temperature, topP, minP, 0]),

@@ -1,13 +1,13 @@
 /**
  * The cached engine: one sequence at a time, prefilled by chunks and decoded token by token over a paged key/value cache,
- * with the next token chosen on the GPU. It knows no text and no HTTP.
+ * with the next token chosen on the GPU and fed on there, so that one wait reads several. It knows no text and no HTTP.
  */
 import { embedding } from "../kernels/embedding.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
 import type { Program } from "../kernels/gpu/program.ts";
 import { NO_SLOT } from "../kernels/paged_attention.ts";
 import { topLogprobs } from "../kernels/sample.ts";
-import { cacheNames, pagedContext } from "../model/context.ts";
+import { cacheNames, pagedContext, type PagedOptions } from "../model/context.ts";
 import {
   checkPrompt,
   defaultSampling,
@@ -20,8 +20,9 @@ import {
 import { logits } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
 import { Programs } from "../model/programs.ts";
-import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
+import { History, pairs, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
 import type { Scope } from "../model/scope.ts";
+import { Feed } from "./feed.ts";
 
 /** Positions in a block of the cache. */
 const BLOCK = 16;
@@ -29,23 +30,37 @@ const BLOCK = 16;
 /** Rows of the compiled steps: a decode, and chunks of a prompt. */
 const BUCKETS = [1, 16, 128] as const;
 
+/** How many tokens are decoded before they are read. None of it changes which ones. */
+export interface Readback {
+  /** At most so many; the first ones are read 1, 2, 4 at a time. */
+  readonly tokens: number;
+  /** No more than before, where those took longer: a stream that comes in lumps reads badly. */
+  readonly milliseconds: number;
+}
+
+const READBACK: Readback = { tokens: 8, milliseconds: 25 };
+
 /**
  * Makes an engine over a model's own weights; one at a time for a model. The cache takes 2 · layers · context · width · 4
  * bytes until the model is disposed.
  *
- * @throws RangeError where the model has an engine already.
+ * @throws RangeError where the model has an engine already, or for less than one token a readback.
  */
-export function createEngine(model: Model): CachedEngine {
-  return new CachedEngine(model);
+export function createEngine(model: Model, readback: Readback = READBACK): CachedEngine {
+  if (!(Number.isInteger(readback.tokens) && readback.tokens >= 1)) {
+    throw new RangeError(`Cannot read ${readback.tokens} tokens at a time: want a whole number from 1 on`);
+  }
+  return new CachedEngine(model, readback);
 }
 
 /** The cached engine; made by `createEngine`. Generations of one engine take turns. */
 export class CachedEngine implements Engine {
   readonly #programs: Programs;
   readonly #blocks: number;
+  readonly #feed: Feed;
   #turn: Promise<void> = Promise.resolve();
 
-  constructor(readonly model: Model) {
+  constructor(readonly model: Model, readonly readback: Readback) {
     const { n_layer, n_head, n_embd, n_positions } = model.config;
     this.#programs = new Programs(model, { keep: true });
     this.#blocks = Math.ceil(n_positions / BLOCK);
@@ -54,6 +69,7 @@ export class CachedEngine implements Engine {
       Object.values(names)
     );
     model.store.allocate("cache", names.map((name) => ({ name, shape, dtype: "f32" })));
+    this.#feed = new Feed(model.store, readback.tokens, this.vocabSize);
   }
 
   get contextLength(): number {
@@ -68,23 +84,37 @@ export class CachedEngine implements Engine {
     checkPrompt(this, prompt);
     const release = await this.#lock();
     try {
-      const wishes = wishesOf(sampling);
-      const history = new History(prompt, sampling);
-      let pending = prompt;
-      let position = 0;
-      for (let made = 1; made <= sampling.maxTokens && !signal?.aborted; made++) {
-        const inputs = history.inputs(this.vocabSize, wishes);
-        const choice = await this.#advance(pending, position, wishes, inputs, sampling.logprobs, signal);
-        if (choice === null) return;
-        position += pending.length;
-        const next = generated(choice, sampling, made, { full: position >= this.contextLength });
-        yield next;
-        if (next.finish !== undefined) return;
-        pending = Uint32Array.of(next.token);
-        history.push(next.token);
-      }
+      yield* this.#stream(prompt, sampling, signal);
     } finally {
       release();
+    }
+  }
+
+  async *#stream(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
+    const wishes = wishesOf(sampling);
+    const history = new History(prompt, sampling);
+    const { settings } = history.inputs(this.vocabSize, wishes);
+    this.#feed.start(prompt[prompt.length - 1], prompt.length - 1, settings);
+    const most = Math.min(sampling.maxTokens, this.contextLength - prompt.length + 1);
+    let program = most > 0 ? await this.#prefill(prompt, wishes, signal) : null;
+    for (let made = 0, batch = 1; program !== null && !signal?.aborted;) {
+      const { settings: _, ...inputs } = history.inputs(this.vocabSize, wishes);
+      program.write(inputs);
+      const start = performance.now();
+      const count = Math.min(batch, most - made);
+      for (let i = 0; i < count; i++) program.run();
+      const choices = await this.#feed.read(program, made, count, sampling.logprobs);
+      // Penalties rest on the tokens before: the host counts them.
+      if (!wishes.adjust && performance.now() - start < this.readback.milliseconds) batch *= 2;
+      batch = Math.min(batch, this.readback.tokens);
+      for (const choice of choices) {
+        const next = generated(choice, sampling, ++made, { full: made === most });
+        yield next;
+        if (next.finish !== undefined || signal?.aborted) return;
+        history.push(next.token);
+      }
+      program = await this.#decoder(1, wishes);
+      program.write({ ...this.#pages(1), last: new Uint32Array(1) });
     }
   }
 
@@ -124,32 +154,23 @@ export class CachedEngine implements Engine {
     return resolve;
   }
 
-  /** Runs new tokens through the model and chooses the one after them; null where the signal stopped it. */
-  async #advance(
-    tokens: Uint32Array,
-    position: number,
-    wishes: Wishes,
-    sampling: Record<string, ArrayBufferView>,
-    alternatives: number,
-    signal?: AbortSignal,
-  ): Promise<TokenLogprob | null> {
-    for (const chunk of chunks(position, tokens.length)) {
+  /** Runs a prompt but for its last chunk; returns that one's program, ready to run, or null where the signal stopped it. */
+  async #prefill(prompt: Uint32Array, wishes: Wishes, signal?: AbortSignal): Promise<Program | null> {
+    const parts = chunks(0, prompt.length);
+    const last = parts.pop()!;
+    for (const chunk of parts) {
       if (signal?.aborted) return null;
-      const part = tokens.subarray(chunk.from - position, chunk.to - position);
-      const last = chunk.to === position + tokens.length;
-      const program = await this.#decoder(chunk.rows, last ? wishes : null);
-      const inputs = this.#inputs(part, chunk);
-      if (!last) {
-        program.run(inputs);
-        continue;
-      }
-      program.run({ ...inputs, last: Uint32Array.of(part.length - 1), ...sampling });
-      return await readChoice(program, wishes, alternatives);
+      (await this.#decoder(chunk.rows, null)).run(this.#inputs(prompt.subarray(chunk.from, chunk.to), chunk));
     }
-    return null;
+    const program = await this.#decoder(last.rows, wishes);
+    program.write({
+      ...(last.rows === 1 ? this.#pages(1) : this.#inputs(prompt.subarray(last.from), last)),
+      last: Uint32Array.of(last.to - last.from - 1),
+    });
+    return program;
   }
 
-  /** A chunk's rows, padded to the bucket. The one sequence has all blocks, in order. */
+  /** A chunk's rows, padded to the bucket. */
   #inputs(tokens: Uint32Array, { from, rows }: Chunk): Record<string, Uint32Array> {
     const padded = new Uint32Array(rows);
     padded.set(tokens);
@@ -158,20 +179,29 @@ export class CachedEngine implements Engine {
       tokens: padded,
       positions,
       slots: positions.map((position, row) => row < tokens.length ? position : NO_SLOT),
-      sequences: new Uint32Array(rows),
-      block_table: Uint32Array.from({ length: this.#blocks }, (_, block) => block),
+      ...this.#pages(rows),
     };
   }
 
-  /** A step over `rows` rows; with wishes it ends in a chosen token. */
+  /** The one sequence has all blocks, in order: the slot of a position is the position. */
+  #pages(rows: number): Record<string, Uint32Array> {
+    const block_table = Uint32Array.from({ length: this.#blocks }, (_, block) => block);
+    return { sequences: new Uint32Array(rows), block_table };
+  }
+
+  /** A step over `rows` rows; with wishes it ends in a chosen token, and over one row it begins with the one fed on. */
   #decoder(rows: number, wishes: Wishes | null): Promise<Program> {
     return this.#programs.get(`${rows} ${JSON.stringify(wishes)}`, (graph) => {
       const scope = this.model.scope(graph);
-      const hidden = this.#hidden(graph, scope, rows);
-      if (wishes === null) return {};
-      const last = embedding(hidden, graph.input("last", [1], "u32"));
+      if (wishes === null) {
+        this.#hidden(graph, scope, rows);
+        return {};
+      }
+      const { token, position, settings } = this.#feed.tensors(graph);
+      const fed = rows === 1 ? { tokens: token, positions: position, slots: position } : undefined;
+      const last = embedding(this.#hidden(graph, scope, rows, fed), graph.input("last", [1], "u32"));
       const next = logits(last, this.model.architecture.unembed(scope), scope.formats);
-      return samplingGraph(graph, next, this.vocabSize, wishes);
+      return this.#feed.end(graph, samplingGraph(graph, next, this.vocabSize, wishes, settings));
     });
   }
 
@@ -185,13 +215,14 @@ export class CachedEngine implements Engine {
     });
   }
 
-  #hidden(graph: Graph, scope: Scope, rows: number): Tensor {
+  #hidden(graph: Graph, scope: Scope, rows: number, fed?: PagedOptions["fed"]): Tensor {
     const context = pagedContext(graph, {
       rows,
       sequences: 1,
       blocks: this.#blocks,
       blockSize: BLOCK,
       blocksPerSequence: this.#blocks,
+      fed,
     });
     return this.model.architecture.hidden(scope, context);
   }

@@ -133,6 +133,60 @@ Deno.test("stop tokens, limits, aborts and a full context end a generation", asy
   await assert.rejects(all(engine, Uint32Array.of(193), greedy), /token id 193/);
 });
 
+Deno.test("several tokens a readback are the tokens of one a readback, to the bit", async () => {
+  const device = await testDevice();
+  const open = () => createModel(device, config, { seed: 10 });
+  using first = open();
+  using second = open();
+  await using single = createEngine(first, { tokens: 1, milliseconds: Infinity });
+  await using several = createEngine(second, { tokens: 8, milliseconds: Infinity });
+  const seeded = { ...greedy, temperature: 1.1, topP: 0.95, seed: 2 ** 33 + 7, maxTokens: 30 };
+  const plain = await all(single, prompt(9), { ...seeded, logprobs: 0 });
+  const cases: [length: number, sampling: Sampling][] = [
+    [9, { ...greedy, maxTokens: 30 }],
+    [1, seeded],
+    [17, { ...seeded, logprobs: 0 }],
+    [9, { ...seeded, logprobs: 0, stopTokens: [plain[10].token] }],
+    [9, { ...seeded, frequencyPenalty: 0.5, repetitionPenalty: 1.2 }],
+    [131, { ...seeded, maxTokens: 100 }],
+    [9, seeded],
+  ];
+  for (const [length, sampling] of cases) {
+    const expected = await all(single, prompt(length), sampling);
+    assert.deepEqual(await all(several, prompt(length), sampling), expected);
+    assert.ok(expected.length > 1 && expected.at(-1)!.finish !== undefined);
+  }
+  const abort = new AbortController();
+  const taken: Generated[] = [];
+  for await (const token of several.generate(prompt(9), seeded, abort.signal)) {
+    taken.push(token);
+    if (taken.length === 5) abort.abort();
+  }
+  const expected = await all(single, prompt(9), seeded);
+  assert.deepEqual(taken, expected.slice(0, 5));
+  assert.deepEqual(await all(several, prompt(9), seeded), expected);
+});
+
+Deno.test("a generation is read 1, 2, 4, then 8 tokens at a time; with penalties, or where that takes long, one by one", async () => {
+  const device = await testDevice();
+  const download = device.download.bind(device);
+  let reads = 0;
+  device.download = (slices) => (reads++, download(slices));
+  using _ = { [Symbol.dispose]: () => void (device.download = download) };
+  const readsOf = async (milliseconds: number, sampling: Partial<Sampling>) => {
+    using model = createModel(device, config, { seed: 11 });
+    await using engine = createEngine(model, { tokens: 8, milliseconds });
+    reads = 0;
+    assert.equal((await all(engine, prompt(20), { ...greedy, maxTokens: 25, ...sampling })).length, 25);
+    return reads;
+  };
+  assert.equal(await readsOf(Infinity, {}), 6);
+  assert.equal(await readsOf(Infinity, { presencePenalty: 0.5 }), 25);
+  assert.equal(await readsOf(0, {}), 25);
+  using model = createModel(device, config, { seed: 11 });
+  assert.throws(() => createEngine(model, { tokens: 0, milliseconds: 0 }), /Cannot read 0 tokens at a time/);
+});
+
 Deno.test("requests made together take turns and get their own answers", async () => {
   const device = await testDevice();
   using model = createModel(device, config, { seed: 9 });
