@@ -102,7 +102,7 @@ async function serve(args: readonly string[]): Promise<void> {
   const signal = untilSignal();
   const open = () => {
     console.error(`Loading ${path.folder}`);
-    return openModel(path, { dtype: flags.dtype });
+    return openModel(path, { dtype: flags.dtype, warm: true });
   };
   const starting = startServer({ hostname: flags.host, port: flags.port, open });
   const server = await Promise.race([starting, aborted(signal)]);

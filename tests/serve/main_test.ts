@@ -1,16 +1,21 @@
 /** The serving commands' flags, helps and failures, each a line and an exit code. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { listCaches } from "../../kernels/gpu/tune_cache.ts";
 import { UserError } from "../../model/errors.ts";
 import { findModel, newestRun } from "../../serve/open_model.ts";
 
 const main = new URL("../../serve/main.ts", import.meta.url).pathname;
 
 /** Runs one of the commands as a process, with the rights its task gives it, in a folder of its own. */
-async function command(args: string[], cwd?: string): Promise<{ code: number; out: string; error: string[] }> {
-  const flags = ["run", "--no-prompt", "--no-check", "--allow-read", "--allow-env", "--allow-net"];
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args: [...flags, main, ...args], cwd })
-    .output();
+async function command(
+  args: string[],
+  options: Pick<Deno.CommandOptions, "cwd" | "env"> = {},
+): Promise<{ code: number; out: string; error: string[] }> {
+  const flags = ["run", "--no-prompt", "--no-check", "--allow-read", "--allow-write", "--allow-env", "--allow-net"];
+  const started = new Deno.Command(Deno.execPath(), { args: [...flags, main, ...args], ...options });
+  const { code, stdout, stderr } = await started.output();
   const decoder = new TextDecoder();
   return { code, out: decoder.decode(stdout), error: decoder.decode(stderr).trimEnd().split("\n") };
 }
@@ -82,7 +87,7 @@ Deno.test("what is wrong with a command line is said in one line, exit code 2", 
 
 Deno.test("no run, no folder, no free port: one line, exit code 1", async () => {
   await using folder = await temporaryFolder();
-  const none = await command(["serve"], folder.path);
+  const none = await command(["serve"], { cwd: folder.path });
   assert.deepEqual([none.code, none.error.length], [1, 1], none.error.join("\n"));
   assert.match(none.error[0], /deno task train/);
   const missing = await command(["generate", "--model", join(folder.path, "missing")]);
@@ -91,4 +96,15 @@ Deno.test("no run, no folder, no free port: one line, exit code 1", async () => 
   const taken = await command(["serve", "--model", folder.path, "--port", String(busy.addr.port)]);
   assert.equal(taken.code, 1);
   assert.deepEqual(taken.error, [`error: Choose another --port: ${busy.addr.port} is in use on 127.0.0.1`]);
+});
+
+Deno.test("tune times the kernels of the format that --dtype names", async () => {
+  await using folder = await temporaryFolder();
+  const model = fileURLToPath(new URL("../fixtures/gpt2-tiny", import.meta.url));
+  const { code, error } = await command(["tune", "--model", model, "--dtype", "bf16", "--seconds", "4"], {
+    env: { WGPT_CACHE: folder.path },
+  });
+  assert.equal(code, 0, error.join("\n"));
+  const [{ winners }] = listCaches(folder.path);
+  assert.ok(Object.keys(winners).some((call) => call.includes(" bf16 kept")), Object.keys(winners).join("\n"));
 });
