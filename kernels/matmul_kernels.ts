@@ -68,9 +68,10 @@ export function kernelsFor(product: Product, device: Capabilities): Kernel[] {
     ].map((block) => blockKernel(product, block));
   const last = scalarKernel(product);
   const textures = fitsTextures(product, device) ? register("texture") : [];
-  if (device.cpu) return [...textures, ...register("buffer"), last];
+  const buffers = register("buffer");
+  if (device.cpu) return textures.length + buffers.length > 0 ? [...textures, ...buffers] : [last];
   const tiles = TILES.flatMap(([size, registers]) => tileKernel(product, size, registers, device));
-  return [...splitTiles(product, tiles), ...tiles, ...register("buffer").reverse(), ...textures.slice(-1), last];
+  return [...splitTiles(product, tiles), ...tiles, ...buffers.reverse(), ...textures.slice(-1), last];
 }
 
 export function rowBytes(tensor: Tensor | Scratch): number {
