@@ -16,7 +16,8 @@ export { Device, type DeviceOptions, openDevice } from "./kernels/gpu/device.ts"
 export { type RawTensor, readSafetensors, writeSafetensors } from "./model/safetensors.ts";
 export { defaultSampling, type Engine, type Generated, type Sampling, type TokenLogprob } from "./model/generate.ts";
 export type { Gpt2Config } from "./model/gpt2_config.ts";
-export { createModel, loadModel, type LoadOptions, type Model } from "./model/model.ts";
+export { createModel, loadModel, type LoadOptions } from "./model/load.ts";
+export type { Model } from "./model/model.ts";
 export { loadTokenizer, type Tokenizer, trainTokenizer, type TrainTokenizerOptions } from "./model/tokenizer.ts";
 export { UserError } from "./model/errors.ts";
 export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";

@@ -2,7 +2,7 @@
 import { type Device, openDevice } from "../kernels/gpu/device.ts";
 import { denseBatch } from "../model/batch.ts";
 import { type Gpt2Config, gpt2Defaults } from "../model/gpt2_config.ts";
-import { createModel } from "../model/model.ts";
+import { createModel } from "../model/load.ts";
 import { driverOf } from "../train/adapters.ts";
 import { compileStep } from "../train/step.ts";
 import {

@@ -75,13 +75,15 @@ export function uniformOf(bits: number): number {
  * Standard normal numbers by Box and Muller's transform; the same seed and stream give the same bits.
  *
  * @param stream keeps independent sequences of one seed apart.
+ * @param from where in the sequence to begin: a multiple of 4.
  */
-export function normals(seed: number, stream: number, count: number): Float32Array {
+export function normals(seed: number, stream: number, count: number, from = 0): Float32Array {
+  if (from % 4 !== 0) throw new RangeError(`Cannot make normal numbers from ${from} on: wanted a multiple of 4`);
   const result = new Float32Array(Math.ceil(count / 4) * 4);
   const bits = new Int32Array(4);
   const [low, high] = [seed | 0, Math.floor(seed / 2 ** 32) | 0];
   for (let i = 0; i < count; i += 4) {
-    philoxInto(bits, (i / 4) | 0, stream | 0, 0, 0, low, high);
+    philoxInto(bits, ((from + i) / 4) | 0, stream | 0, 0, 0, low, high);
     normalPair(result, i, bits[0], bits[1]);
     normalPair(result, i + 2, bits[2], bits[3]);
   }

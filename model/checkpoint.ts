@@ -9,7 +9,7 @@ import { type FloatFormat, fromF32 } from "./float_formats.ts";
 import { formatGenerationConfig, type GenerationConfig, parseGenerationConfig } from "./generation_config.ts";
 import { formatGpt2Config, type Gpt2Config, gpt2Parameters, parseGpt2Config } from "./gpt2_config.ts";
 import { readJson } from "./json_fields.ts";
-import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors, type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { quote } from "./safetensors_header.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -83,15 +83,30 @@ export async function readFolder(folder: string): Promise<Checkpoint> {
   };
 }
 
+/** A tensor to write; where it gives pieces, it is never whole in memory. */
+export interface FloatTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly read: () => Float32Array | Promise<Float32Array>;
+  /** The same values in pieces; each is done with when the next is asked for. */
+  readonly pieces?: () => AsyncIterable<Float32Array>;
+}
+
+/** A tensor as a file is to keep it. */
+export function sourceOf({ shape, read, pieces }: FloatTensor, dtype: FloatFormat): TensorSource {
+  if (pieces !== undefined) return { dtype, shape, data: () => convert(pieces(), dtype) };
+  return { dtype, shape, data: async () => fromF32(await read(), dtype) };
+}
+
+async function* convert(pieces: AsyncIterable<Float32Array>, dtype: FloatFormat): AsyncGenerator<Uint8Array> {
+  for await (const piece of pieces) yield fromF32(piece, dtype);
+}
+
 /** What a checkpoint folder is to hold. */
 export interface FolderContent {
   readonly config: Gpt2Config;
   /** Parameters under the names that stand in the file; each is asked for its values when its turn comes. */
-  readonly tensors: Iterable<{
-    readonly name: string;
-    readonly shape: readonly number[];
-    readonly read: () => Float32Array | Promise<Float32Array>;
-  }>;
+  readonly tensors: Iterable<FloatTensor>;
   readonly tokenizer?: Pick<Tokenizer, "save" | "endOfText">;
   /** Format of the weights; F32 by default. */
   readonly dtype?: FloatFormat;
@@ -114,9 +129,7 @@ export async function writeFolder(folder: string, content: FolderContent): Promi
   await replaceFolder(folder, async (temporary) => {
     await writeJson(join(temporary, "config.json"), formatGpt2Config(config));
     await writeJson(join(temporary, "generation_config.json"), formatGenerationConfig(generation));
-    const tensors = [...content.tensors].map(({ name, shape, read }) =>
-      [name, { dtype, shape, data: async () => fromF32(await read(), dtype) }] as const
-    );
+    const tensors = [...content.tensors].map((tensor) => [tensor.name, sourceOf(tensor, dtype)] as const);
     await writeSafetensors(join(temporary, WEIGHTS), tensors, { format: "pt" });
     await tokenizer?.save(temporary);
     await content.extra?.(temporary);

@@ -2,19 +2,16 @@
  * A model on a device: parameters in a store, and the programs that turn tokens into logits, losses and gradients. It
  * knows no optimizer, no server and no text.
  */
-import { join } from "node:path";
 import type { FloatType } from "../kernels/cast.ts";
 import type { Device } from "../kernels/gpu/device.ts";
 import { count, Graph, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { createStore, type Store } from "../kernels/gpu/store.ts";
 import { expand, quantize } from "../kernels/quantize.ts";
-import { normals } from "../kernels/random.ts";
 import { denseBatch, denseRows } from "./batch.ts";
-import { readFolder, writeFolder } from "./checkpoint.ts";
+import { writeFolder } from "./checkpoint.ts";
 import { type Architecture, type Context, denseContext } from "./context.ts";
 import { UserError } from "./errors.ts";
-import { exists } from "./files.ts";
 import type { GenerationConfig } from "./generation_config.ts";
 import { PREFIX } from "./gpt2.ts";
 import type { Gpt2Config } from "./gpt2_config.ts";
@@ -32,94 +29,18 @@ import {
   scalesName,
   type Scope,
   type WeightFormat,
-  weightFormats,
 } from "./scope.ts";
 import { shapeOf } from "./shape.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
-
-export interface LoadOptions {
-  /** Format of the weights in memory; tensors of one dimension are f32 in any case. Default: f32. */
-  readonly dtype?: WeightFormat;
-  /** Lays weights out for decoding: such a model, and one of int8 or int4, gives no gradients. */
-  readonly serving?: boolean;
-}
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** Bytes of logits computed at a time. */
 const LOGITS_BYTES = 32 << 20;
 
+/** Elements of new weights made, and of parameters read, at a time: 16 MB. */
+export const PIECE = 4 << 20;
+
 /** Programs kept for batches of other sizes. */
 const PROGRAMS = 4;
-
-/**
- * Loads a Hugging Face GPT-2 folder.
- *
- * @throws UserError that names the file and the fault.
- * @example
- * ```ts
- * import { loadModel, openDevice } from "../mod.ts";
- *
- * using device = await openDevice();
- * using model = await loadModel(device, "tests/fixtures/gpt2-tiny");
- * const { loss, gradients } = await model.lossAndGradients([[4, 32]], [[32, 31]]);
- * if (!(loss > 0) || gradients.size !== model.declared.length) throw new Error("a gradient is missing");
- * ```
- */
-export async function loadModel(device: Device, folder: string, options: LoadOptions = {}): Promise<Model> {
-  const { dtype = "f32", serving } = options;
-  if (!weightFormats.includes(dtype)) {
-    throw new UserError(`Cannot load ${folder} as ${dtype}: weights are kept as ${weightFormats.join(", ")}`, 2);
-  }
-  using files = await readFolder(folder);
-  const model = new Model(device, files.config, {
-    bare: files.prefix === "",
-    tokenizer: await tokenizerIn(files.folder),
-    generation: files.generation,
-    weights: dtype,
-    serving,
-  });
-  try {
-    for (const parameter of model.declared) model.write(parameter, await files.readF32(parameter.name));
-    return model;
-  } catch (error) {
-    model[Symbol.dispose]();
-    throw error;
-  }
-}
-
-/** The folder's tokenizer, where it has one. */
-async function tokenizerIn(folder: string): Promise<Tokenizer | undefined> {
-  for (const file of ["tokenizer.json", "vocab.json"]) {
-    if (await exists(join(folder, file))) return await loadTokenizer(folder);
-  }
-  return undefined;
-}
-
-/**
- * A new model with random weights: the same seed gives the same bits.
- *
- * @throws RangeError where the adapter has no buffers of the parameters' sizes.
- */
-export function createModel(
-  device: Device,
-  config: Gpt2Config,
-  options: { readonly seed: number; readonly tokenizer?: Tokenizer },
-): Model {
-  const model = new Model(device, config, { tokenizer: options.tokenizer });
-  model.declared.forEach((parameter, stream) => {
-    const values = initial(parameter, options.seed, stream);
-    model.write(parameter, values);
-    (values.buffer as ArrayBuffer).transfer(0); // frees the bytes now: V8 would hold all tensors' until it next collects
-  });
-  return model;
-}
-
-function initial({ shape, init }: Parameter, seed: number, stream: number): Float32Array {
-  const elements = count({ shape, dtype: "f32" });
-  if ("value" in init) return new Float32Array(elements).fill(init.value);
-  const values = normals(seed, stream, elements);
-  for (let i = 0; i < elements; i++) values[i] *= init.std;
-  return values;
-}
 
 export interface ModelOptions {
   /** Whether checkpoint keys go without `transformer.`. */
@@ -268,6 +189,21 @@ export class Model implements Disposable {
     return transposed ? transpose(values, standing) : unpadded(parameter, values);
   }
 
+  /** The same as `read` in pieces where it stands as f32; a piece is gone when the next is asked for. */
+  async *pieces(parameter: Parameter, prefix = ""): AsyncGenerator<Float32Array> {
+    const name = prefix + parameter.name;
+    if (this.store.get(name)!.dtype !== "f32" || isTransposed(parameter, this.formats)) {
+      return yield await this.read(parameter, prefix);
+    }
+    const elements = count({ shape: parameter.shape, dtype: "f32" });
+    for (let from = 0; from < elements; from += PIECE) {
+      const to = Math.min(from + PIECE, elements);
+      const values = new Float32Array(await this.store.read(name, [4 * from, 4 * to]));
+      yield values;
+      free(values);
+    }
+  }
+
   /** Sets one parameter, or with `prefix` its gradient or moment, rounded to nearest where it is kept in fewer bits. */
   write(parameter: Parameter, values: Float32Array, prefix = ""): void {
     const name = prefix + parameter.name;
@@ -291,6 +227,7 @@ export class Model implements Disposable {
       name: this.key(parameter.name),
       shape: parameter.shape,
       read: () => this.read(parameter, prefix),
+      pieces: () => this.pieces(parameter, prefix),
     }));
   }
 
@@ -336,6 +273,13 @@ export interface NamedTensor {
   readonly name: string;
   readonly shape: readonly number[];
   readonly read: () => Promise<Float32Array>;
+  /** The same in pieces, where it can be had so: each is gone when the next is asked for. */
+  readonly pieces?: () => AsyncIterable<Float32Array>;
+}
+
+/** Frees an array's bytes now: V8 would hold those of all tensors until it next collects. */
+export function free(values: Float32Array): void {
+  (values.buffer as ArrayBuffer).transfer(0);
 }
 
 function unpadded({ shape }: Parameter, values: Float32Array): Float32Array {

@@ -3,7 +3,7 @@ import { openDevice } from "../kernels/gpu/device.ts";
 import { formatTuning, Tuner } from "../kernels/gpu/tune.ts";
 import { cacheFolder } from "../kernels/gpu/tune_cache.ts";
 import { defaultSampling } from "../model/generate.ts";
-import { loadModel, type LoadOptions } from "../model/model.ts";
+import { loadModel, type LoadOptions } from "../model/load.ts";
 import { createEngine } from "./engine.ts";
 
 export interface TuneServingOptions extends LoadOptions {

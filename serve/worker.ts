@@ -2,7 +2,7 @@
 import { openDevice } from "../kernels/gpu/device.ts";
 import { cachedChoices } from "../kernels/gpu/tune.ts";
 import { cacheFolder } from "../kernels/gpu/tune_cache.ts";
-import { loadModel } from "../model/model.ts";
+import { loadModel } from "../model/load.ts";
 import { createEngine } from "./engine.ts";
 import { hostEngine, type WorkerPort } from "./engine_host.ts";
 

@@ -2,7 +2,8 @@
 import { type Device, openDevice } from "../kernels/gpu/device.ts";
 import type { Capabilities } from "../kernels/gpu/graph.ts";
 import { OutOfMemoryError } from "../model/errors.ts";
-import { createModel, Model } from "../model/model.ts";
+import { createModel } from "../model/load.ts";
+import { Model } from "../model/model.ts";
 import { PlainGenerator } from "../model/plain_generator.ts";
 import { shapeOf } from "../model/shape.ts";
 import { stepOptions, tooLarge } from "./fit.ts";

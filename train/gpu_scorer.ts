@@ -3,7 +3,7 @@ import { openDevice } from "../kernels/gpu/device.ts";
 import { Graph } from "../kernels/gpu/graph.ts";
 import { compile } from "../kernels/gpu/program.ts";
 import { denseContext } from "../model/context.ts";
-import { loadModel } from "../model/model.ts";
+import { loadModel } from "../model/load.ts";
 import { evaluation } from "../model/objective.ts";
 import type { WeightFormat } from "../model/scope.ts";
 import type { Scorer } from "./scorer.ts";

@@ -3,11 +3,11 @@
  * knows what must be kept to go on with the same bits, and nothing of how the numbers come about.
  */
 import { basename, join } from "node:path";
-import { readFolder, writeFolder } from "../model/checkpoint.ts";
+import { readFolder, sourceOf, writeFolder } from "../model/checkpoint.ts";
 import { UserError } from "../model/errors.ts";
 import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
-import { fromF32, openSafetensors, writeSafetensors } from "../model/safetensors.ts";
+import { openSafetensors, writeSafetensors } from "../model/safetensors.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import { type Config, parseConfig } from "./config.ts";
 import type { Learner } from "./learner.ts";
@@ -64,9 +64,7 @@ export async function saveCheckpoint(
     tensors: learner.tensors("parameter"),
     extra: async (temporary) => {
       const moments = (Object.keys(MOMENTS) as (keyof typeof MOMENTS)[]).flatMap((kind) =>
-        learner.tensors(kind).map(({ name, shape, read }) =>
-          [`${name}.${MOMENTS[kind]}`, { dtype: "F32", shape, data: async () => fromF32(await read(), "F32") }] as const
-        )
+        learner.tensors(kind).map((tensor) => [`${tensor.name}.${MOMENTS[kind]}`, sourceOf(tensor, "F32")] as const)
       );
       await writeSafetensors(join(temporary, OPTIMIZER), moments);
       await Deno.writeTextFile(join(temporary, STATE), JSON.stringify(state, null, 2) + "\n");

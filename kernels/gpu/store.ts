@@ -92,17 +92,24 @@ export class Store implements Disposable {
     this.#versions[buffer]++;
   }
 
-  /** Writes a variable's first elements; what follows (padding rows) keeps its value. */
-  write(name: string, data: ArrayBufferView): void {
+  /** Writes a variable's bytes from `at` on; what stands before and after (padding rows) keeps its value. */
+  write(name: string, data: ArrayBufferView, at = 0): void {
     const location = this.#require(name);
-    this.device.upload(this.get(name)!, data);
+    this.device.upload(this.get(name)!, data, at);
     this.wrote(location.buffer);
   }
 
-  /** Reads a variable whole. */
-  async read(name: string): Promise<ArrayBuffer> {
-    this.#require(name);
-    return (await this.device.download([this.get(name)!]))[0];
+  /** Reads a variable, or its bytes [from, to). */
+  async read(
+    name: string,
+    [from, to]: readonly [number, number] = [0, this.#require(name).size],
+  ): Promise<ArrayBuffer> {
+    const { size } = this.#require(name);
+    if (!(0 <= from && from < to && to <= size)) {
+      throw new RangeError(`Cannot read bytes ${from} to ${to} of variable ${name}: it has ${size}`);
+    }
+    const { buffer, offset } = this.get(name)!;
+    return (await this.device.download([{ buffer, offset: offset + from, size: to - from }]))[0];
   }
 
   #require(name: string): Location {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { fromF32, toF32 } from "../../model/float_formats.ts";
-import { loadModel } from "../../model/model.ts";
+import { loadModel } from "../../model/load.ts";
 import { packRows, unpackRows } from "../../model/packed_rows.ts";
 import { createAdamW } from "../../train/optimizer.ts";
 import { assertClose } from "../close.ts";

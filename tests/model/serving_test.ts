@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { defaultSampling, type Engine } from "../../model/generate.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
-import { createModel, loadModel, Model } from "../../model/model.ts";
+import { createModel, loadModel } from "../../model/load.ts";
+import { Model } from "../../model/model.ts";
 import { PlainGenerator } from "../../model/plain_generator.ts";
 import { weightFormats } from "../../model/scope.ts";
 import { createEngine } from "../../serve/engine.ts";

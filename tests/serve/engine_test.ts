@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { defaultSampling, type Engine, type Generated, type Sampling } from "../../model/generate.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
-import { createModel } from "../../model/model.ts";
+import { createModel } from "../../model/load.ts";
 import { PlainGenerator } from "../../model/plain_generator.ts";
 import { chunks, createEngine } from "../../serve/engine.ts";
 import { assertClose } from "../close.ts";

@@ -1,7 +1,7 @@
 /** Long training stands still in memory: nothing is made on the device once a step's programs stand. */
 import assert from "node:assert/strict";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
-import { createModel } from "../../model/model.ts";
+import { createModel } from "../../model/load.ts";
 import { compileStep } from "../../train/step.ts";
 import { testDevice } from "../harness.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../kernels/gpu/device.ts";
 import { defaultSampling } from "../../model/generate.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
-import { createModel } from "../../model/model.ts";
+import { createModel } from "../../model/load.ts";
 import { PlainGenerator } from "../../model/plain_generator.ts";
 import { shapeOf } from "../../model/shape.ts";
 import { footprint, formatMemory } from "../../train/footprint.ts";

@@ -1,6 +1,7 @@
 /** Mixed precision: gradients against the f64 reference that rounds what the kernels round, loss scaling, copies, memory. */
 import assert from "node:assert/strict";
-import { createModel, type Model } from "../../model/model.ts";
+import { createModel } from "../../model/load.ts";
+import type { Model } from "../../model/model.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import type { DenseBatch } from "../../model/batch.ts";
 import { fromF32, toF32 } from "../../model/float_formats.ts";

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import type { DenseBatch } from "../../model/batch.ts";
-import { createModel, type Model } from "../../model/model.ts";
+import { createModel } from "../../model/load.ts";
+import type { Model } from "../../model/model.ts";
 import { shapeOf } from "../../model/shape.ts";
 import { footprint } from "../../train/footprint.ts";
 import { createAdamW } from "../../train/optimizer.ts";
