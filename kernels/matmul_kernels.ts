@@ -163,7 +163,7 @@ const SHARING: Readonly<Record<Form, Readonly<Record<`${Kind} by ${Kind}`, reado
     "packed by packed": [[24, 1, 8], [16, 1, 8]],
   },
   tn: {
-    "f32 by f32": [[32, 2, 2], [16, 2, 4]],
+    "f32 by f32": [[32, 2, 1], [16, 2, 4], [32, 2, 2]],
     "f32 by packed": [[16, 2, 4], [32, 2, 2]],
     "packed by f32": [[16, 2, 4], [32, 2, 2]],
     "packed by packed": [[16, 2, 4], [8, 4, 4]],
