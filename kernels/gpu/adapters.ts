@@ -1,12 +1,204 @@
-/** Which adapters a machine has and how a rank gets a certain one. It opens none. */
+/**
+ * Which adapters a machine has, which of them ranks get, and how a rank opens its own and no other. It knows nothing of
+ * what a rank does with it.
+ */
+import { type Device, findAdapter, openDevice, prepareEnvironment } from "./device.ts";
+import { UserError } from "./errors.ts";
+import { apply, boardOf, mayUse, selectionsOf, selectionVariables, shownFirst, usesVulkan } from "./selection.ts";
+import { type DeviceType, enumerateVulkan, type MemoryHeap } from "./vulkan.ts";
+
+export type { DeviceType, MemoryHeap } from "./vulkan.ts";
 
 /** An adapter that a rank is to open. */
 export interface AdapterChoice {
   readonly name: string;
-  /** Identifies the board, where the driver tells: UUID, else PCI address. */
+  /** Identifies the board, where the driver tells: PCI address, else UUID. */
   readonly id: string | null;
-  readonly type: "discrete" | "integrated" | "virtual" | "cpu" | "other";
+  /** "other" also where nothing tells. */
+  readonly type: DeviceType;
   /** Environment that makes WebGPU show this adapter first; set before the rank asks for one. */
   readonly environment: Readonly<Record<string, string>>;
   readonly powerPreference: GPUPowerPreference;
+}
+
+/** An adapter of this machine, as far as Vulkan or else WebGPU tells. */
+export interface FoundAdapter extends AdapterChoice {
+  readonly vendorId: number | null;
+  readonly deviceId: number | null;
+  /** Empty where nothing tells. */
+  readonly driver: string;
+  readonly uuid: string | null;
+  readonly pci: string | null;
+  /** Empty where nothing tells. */
+  readonly heaps: readonly MemoryHeap[];
+  /** Why no rank can open it, and what to do; null where one can. */
+  readonly unreachable: string | null;
+}
+
+/**
+ * All adapters: what Vulkan enumerates where FFI is permitted and there is a Vulkan loader, else what WebGPU shows for each
+ * power preference. Nobody is asked for a permission.
+ *
+ * @throws UserError with exit code 3 where there is none.
+ */
+export async function listAdapters(): Promise<readonly FoundAdapter[]> {
+  prepareEnvironment();
+  const devices = usesVulkan() ? enumerateVulkan() ?? [] : [];
+  if (devices.length === 0) return await shownByWebGpu();
+  const selections = selectionsOf(devices);
+  return devices.map((device, i) => {
+    const selection = selections[i] ?? { environment: {}, powerPreference: "high-performance" };
+    const unreachable = selections[i] === null ? whyUnreachable() : null;
+    return { ...device, ...selection, id: boardOf(device), unreachable };
+  });
+}
+
+function whyUnreachable(): string {
+  if (!mayUse(selectionVariables)) return `picking an adapter needs --allow-env=${selectionVariables.join(",")}`;
+  return "nothing makes WebGPU show it here: install mesa-vulkan-drivers, whose layer picks boards by PCI address, or let " +
+    "this process see no other board";
+}
+
+/** WebGPU has no list: each preference shows the adapter it would take. Where they differ they are of those kinds. */
+async function shownByWebGpu(): Promise<FoundAdapter[]> {
+  const preferences = ["high-performance", "low-power"] as const;
+  const shown = await Promise.all(preferences.map(async (powerPreference) => {
+    const { adapter: { info } } = await findAdapter({ powerPreference });
+    return { info, powerPreference, key: JSON.stringify([info.vendor, info.device, nameOf(info)]) };
+  }));
+  const distinct = shown.filter(({ key }, i) => shown.findIndex((other) => other.key === key) === i);
+  return distinct.map(({ info, powerPreference }) => ({
+    name: nameOf(info),
+    id: null,
+    type: info.isFallbackAdapter ? "cpu" : distinct.length === 1 ? "other" : TYPE_OF[powerPreference],
+    environment: {},
+    powerPreference,
+    vendorId: Number(info.vendor) || null,
+    deviceId: Number(info.device) || null,
+    driver: info.architecture,
+    uuid: null,
+    pci: null,
+    heaps: [],
+    unreachable: null,
+  }));
+}
+
+const TYPE_OF = { "high-performance": "discrete", "low-power": "integrated" } as const;
+
+function nameOf(info: GPUAdapterInfo): string {
+  return info.description || info.device || "unnamed adapter";
+}
+
+/**
+ * The adapter of each rank. `wanted` is "all", or names or indices with commas between; a name takes every adapter that has
+ * it in its own. Empty takes every GPU that can be opened, or one CPU driver where there is no GPU. `ranks` go round the
+ * adapters; 0 is one an adapter.
+ *
+ * @throws UserError with exit code 2 that names what there is.
+ */
+export function chooseAdapters(found: readonly FoundAdapter[], wanted: string, ranks: number): readonly FoundAdapter[] {
+  const words = wanted.trim();
+  const chosen = words === "" ? defaultOf(found) : words === "all" ? found : namedIn(found, words);
+  for (const adapter of chosen) {
+    if (adapter.unreachable !== null) {
+      throw new UserError(`Cannot use ${label(adapter, found)}: ${adapter.unreachable}`, 2);
+    }
+  }
+  if (words !== "" && ranks > 0 && ranks < chosen.length) {
+    throw new UserError(
+      `Cannot use ${chosen.length} adapters with --ranks ${ranks}: raise --ranks to ${chosen.length} or name fewer adapters`,
+      2,
+    );
+  }
+  return Array.from({ length: ranks || chosen.length }, (_, rank) => chosen[rank % chosen.length]);
+}
+
+/** A board that two drivers show is taken once: ranks that share a board share its speed. */
+function defaultOf(found: readonly FoundAdapter[]): readonly FoundAdapter[] {
+  const open = found.filter(({ unreachable }) => unreachable === null);
+  const gpus = open.filter(({ type }) => type !== "cpu");
+  if (gpus.length === 0) return open.slice(0, 1);
+  return gpus.filter(({ id }, i) => id === null || gpus.findIndex((other) => other.id === id) === i);
+}
+
+function namedIn(found: readonly FoundAdapter[], words: string): readonly FoundAdapter[] {
+  const whole = found.filter(({ name }) => name === words); // names may hold commas
+  if (whole.length > 0) return whole;
+  const chosen = words.split(",").map((word) => word.trim()).flatMap((word) => {
+    const index = /^\d+$/.test(word) ? found[Number(word)] : undefined;
+    const matching = index === undefined ? withName(found, word) : [index];
+    if (matching.length > 0) return matching;
+    const known = found.map((adapter) => label(adapter, found)).join("; ");
+    throw new UserError(`Cannot find adapter ${JSON.stringify(word)}: there is ${known}; or name all`, 2);
+  });
+  const twice = chosen.find((adapter, i) => chosen.indexOf(adapter) !== i);
+  if (twice === undefined) return chosen;
+  throw new UserError(`Name ${label(twice, found)} once: --ranks N puts several ranks on one adapter`, 2);
+}
+
+function withName(found: readonly FoundAdapter[], word: string): readonly FoundAdapter[] {
+  return word === "" ? [] : found.filter(({ name }) => name.toLowerCase().includes(word.toLowerCase()));
+}
+
+function label(adapter: FoundAdapter, found: readonly FoundAdapter[]): string {
+  return `${found.indexOf(adapter)} (${adapter.name}${adapter.pci === null ? "" : ` at ${adapter.pci}`})`;
+}
+
+/**
+ * Opens the adapter that was chosen, never another. The environment is the process's: of several Workers only one may open
+ * at a time, and none may compute meanwhile, for drivers read the environment without a lock.
+ *
+ * @throws UserError with exit code 3 where WebGPU would give or gave another adapter, or none.
+ */
+export async function openAdapter(choice: AdapterChoice): Promise<Device> {
+  prepareEnvironment();
+  using _ = selected(choice);
+  const board = checkBoard(choice);
+  const device = await openDevice({ powerPreference: choice.powerPreference });
+  device.board = board;
+  if (device.name === choice.name) return device;
+  device[Symbol.dispose]();
+  throw new UserError(`Cannot open ${choice.name}: WebGPU opened ${device.name} in its place; ${SEE_ADAPTERS}`, 3);
+}
+
+const SEE_ADAPTERS = "`deno task adapters` lists what there is";
+
+function selected({ name, environment }: AdapterChoice): Disposable {
+  const variables = Object.keys(environment).length === 0 ? [] : selectionVariables;
+  if (mayUse(variables)) return apply(environment);
+  throw new UserError(`Cannot pick ${name}: that needs --allow-env=${variables.join(",")}`, 4);
+}
+
+/** The board that WebGPU takes in this environment; null where nothing tells. */
+function checkBoard({ name, id, powerPreference }: AdapterChoice): string | null {
+  const shown = id === null ? null : enumerateVulkan();
+  if (shown === null) return null;
+  const first = shownFirst(shown, powerPreference);
+  if (first !== undefined && boardOf(first) === id) return id;
+  const instead = first === undefined ? "no adapter" : `${first.name} (${boardOf(first)})`;
+  throw new UserError(`Cannot open ${name} (${id}): the driver shows ${instead} now; ${SEE_ADAPTERS}`, 3);
+}
+
+/** What a rank was to open, and the board it got. */
+export interface OpenedAdapter {
+  readonly choice: Pick<AdapterChoice, "name" | "id">;
+  /** `board` of its device. */
+  readonly board: string | null;
+}
+
+/**
+ * Checks that ranks that were to open different boards did.
+ *
+ * @throws UserError with exit code 3 naming two that share one.
+ */
+export function refuseSharedBoard(ranks: readonly OpenedAdapter[]): void {
+  ranks.forEach(({ choice, board }, rank) => {
+    const other = ranks.findIndex((before) => before.board === board && before.choice.id !== choice.id);
+    if (board === null || other < 0 || other > rank) return;
+    throw new UserError(
+      `Cannot train with ranks ${other} and ${rank} on one board: both got ${board}, wanted ` +
+        `${ranks[other].choice.name} (${ranks[other].choice.id}) and ${choice.name} (${choice.id}); ${SEE_ADAPTERS}`,
+      3,
+    );
+  });
 }

@@ -91,7 +91,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
 }
 
 /** Quiets Mesa's complaint about a missing runtime folder and hides the GL view of a Vulkan adapter. */
-function prepareEnvironment(): void {
+export function prepareEnvironment(): void {
   if (globalThis.Deno?.build.os !== "linux") return;
   try {
     if (!Deno.env.get("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
@@ -120,6 +120,8 @@ export class Device implements Disposable {
   readonly features: readonly string[];
   /** Picks the kernels of programs compiled from now on. Without one each op's own best guess is taken. */
   chooser: Chooser | null = null;
+  /** Identifies the board, where it is known. */
+  board: string | null = null;
   #bytes = 0;
   #peakBytes = 0;
   /** Bytes uploaded since uploads were last sent on their own. */
