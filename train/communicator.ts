@@ -49,6 +49,15 @@ export function alone(): Communicator {
   };
 }
 
+/** What each rank gives, by rank: values that JSON holds. */
+export async function gatherJson<T>(communicator: Communicator, own: T): Promise<T[]> {
+  const all: T[] = [];
+  for (let rank = 0; rank < communicator.size; rank++) {
+    all.push(await broadcastJson(communicator, rank === communicator.rank ? own : undefined, rank));
+  }
+  return all;
+}
+
 /** Sends a value that JSON holds from `root` to all ranks. */
 export async function broadcastJson<T>(communicator: Communicator, value: T | undefined, root = 0): Promise<T> {
   const sends = communicator.rank === root;

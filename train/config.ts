@@ -21,6 +21,7 @@ import { recomputations } from "../model/context.ts";
 import { UserError } from "../model/errors.ts";
 import { readJson } from "../model/json_fields.ts";
 import { modelFolder } from "../model/runs.ts";
+import { isolations, wires } from "./job.ts";
 import { presetNames, presets } from "./presets.ts";
 
 const rate = { min: 0, max: 0.999 };
@@ -47,8 +48,8 @@ export const fields = {
   }),
   dropout: number(0, "rate of embedding, residual and attention dropout", rate),
 
-  microBatch: integer(8, "rows computed at once", atLeastOne),
-  batchTokens: integer(0, "tokens an update, summed over microbatches; 0 takes one microbatch"),
+  microBatch: integer(8, "rows computed at once on an adapter, at most", atLeastOne),
+  batchTokens: integer(0, "tokens an update, over microbatches and adapters; 0 takes one microbatch"),
   steps: integer(0, "updates; 0 counts epochs instead"),
   epochs: number(1, "passes over the training data, where steps is 0"),
 
@@ -69,6 +70,19 @@ export const fields = {
   ),
   memory: number(0, "GB a run may take on the device; 0 takes what the machine has"),
   dryRun: flag("print memory, work and expected time, and start nothing"),
+
+  adapters: text(
+    "",
+    "adapters to train on: names or numbers of `deno task adapters` by comma, or all; every GPU if empty",
+  ),
+  ranks: integer(0, "how many devices train together; more than adapters share them, for tests; 0: one an adapter"),
+  isolation: choice(isolations, "worker", "ranks as threads of one process, or as processes that crash alone"),
+  communicator: choice(["auto", "mpi"], "auto", "how ranks of several machines sum: mpi under mpirun"),
+  wire: choice(wires, "f32", "what gradients travel in between ranks"),
+  shardOptimizer: flag("each rank keeps and updates its share of the moments (ZeRO-1): less memory, the same bits"),
+  balance: flag("unequal adapters: measure their speeds and share microbatches out in proportion"),
+  maxRestarts: integer(3, "how often a run goes on by itself from its last checkpoint when a rank dies or hangs"),
+  hangSeconds: number(300, "a rank without a sign of life for so long counts as dead", { min: 1 }),
 
   logEvery: integer(1, "updates between two readings of the loss", atLeastOne),
   evalEvery: integer(50, "updates between two measurements of the held-out loss; 0 only at checkpoints"),
@@ -108,6 +122,14 @@ const changeable: readonly FieldName[] = [
   "sampleTokens",
   "checkpointEvery",
   "keepCheckpoints",
+  "adapters",
+  "ranks",
+  "isolation",
+  "communicator",
+  "shardOptimizer",
+  "balance",
+  "maxRestarts",
+  "hangSeconds",
   "memory",
   "dryRun",
   "tune",

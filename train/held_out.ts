@@ -9,15 +9,23 @@ export interface HeldOut extends Disposable {
   measure(learner: Pick<Learner, "evaluate">): Promise<number>;
 }
 
-/** Rows of the validation split: all of them in order, or a seeded choice of `evalBatches` microbatches. */
-export async function openHeldOut(data: string, config: Config): Promise<HeldOut> {
-  const { context, microBatch: rowsPerBatch, documents, seed, evalBatches } = config;
+/**
+ * Rows of the validation split: all of them in order, or a seeded choice of as many as `evalBatches` microbatches have.
+ *
+ * @param rowsPerBatch rows to compute at once; the choice doesn't hang on it.
+ */
+export async function openHeldOut(
+  data: string,
+  config: Config,
+  rowsPerBatch: number = config.microBatch,
+): Promise<HeldOut> {
+  const { context, microBatch, documents, seed, evalBatches } = config;
   const open = (order: "shuffled" | "sequential"): Promise<Loader> => {
     return openLoader({ data, split: "validation", context, rowsPerBatch, seed, documents, order });
   };
   let loader = await open("sequential");
   const all = loader.batchesPerEpoch;
-  const count = evalBatches === 0 ? all : Math.min(all, evalBatches);
+  const count = evalBatches === 0 ? all : Math.min(all, evalBatches * microBatch / rowsPerBatch);
   if (count < all) {
     loader[Symbol.dispose]();
     loader = await open("shuffled");

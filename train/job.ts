@@ -9,7 +9,12 @@ import { Abandoned } from "./communicator.ts";
 import type { Settings } from "./config.ts";
 
 /** How ranks of one machine are kept apart. */
-export type Isolation = "worker" | "process";
+export const isolations = ["worker", "process"] as const;
+export type Isolation = typeof isolations[number];
+
+/** What gradients travel in between ranks. */
+export const wires = ["f32", "bf16"] as const;
+export type Wire = typeof wires[number];
 
 export interface Job {
   readonly settings: Settings;

@@ -1,6 +1,7 @@
 /**
  * Which kernels a run uses: tuned or looked up at its start, written in its folder, and the same when it goes on, so that
- * its numbers stay the same to the last bit. It knows no kernel and times nothing itself.
+ * its numbers stay the same to the last bit. The speeds of ranks, which decide who adds what, are kept with them. It knows
+ * no kernel and times nothing itself.
  */
 import { join } from "node:path";
 import { Choices, type Recorded } from "../kernels/gpu/choices.ts";
@@ -12,7 +13,7 @@ import { exists, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
 import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
-import { KERNELS } from "./run_folder.ts";
+import { KERNELS, SPEEDS } from "./run_folder.ts";
 
 export interface KernelOptions {
   readonly config: Pick<Config, "tune" | "tuneSeconds">;
@@ -87,6 +88,28 @@ export async function readKernels(run: string): Promise<Recorded | undefined> {
 
 /** Writes the kernels a run uses into its folder. */
 export async function writeKernels(run: string, kernels: Recorded): Promise<void> {
-  const text = JSON.stringify(kernels, null, 1) + "\n";
-  await writeAtomically(join(run, KERNELS), (file) => writeAll(file, new TextEncoder().encode(text)));
+  await writeJson(join(run, KERNELS), kernels);
+}
+
+/**
+ * The speeds by which a run's ranks shared updates out; undefined where they never were measured.
+ *
+ * @throws UserError where they can't be read.
+ */
+export async function readSpeeds(run: string): Promise<readonly number[] | undefined> {
+  const file = join(run, SPEEDS);
+  if (!await exists(file)) return undefined;
+  const speeds = await readJson(file);
+  const whole = Array.isArray(speeds) && speeds.every((speed) => Number.isFinite(speed) && speed > 0);
+  if (!whole) throw new UserError(`Cannot use ${file}: it isn't a list of speeds; remove it to measure them anew`);
+  return speeds;
+}
+
+export async function writeSpeeds(run: string, speeds: readonly number[]): Promise<void> {
+  await writeJson(join(run, SPEEDS), speeds);
+}
+
+async function writeJson(file: string, value: unknown): Promise<void> {
+  const text = JSON.stringify(value, null, 1) + "\n";
+  await writeAtomically(file, (file) => writeAll(file, new TextEncoder().encode(text)));
 }

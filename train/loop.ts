@@ -3,7 +3,6 @@
  * comes in as a Learner.
  */
 import { join } from "node:path";
-import { setImmediate as turn } from "node:timers/promises";
 import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { duration } from "../model/progress.ts";
@@ -11,7 +10,7 @@ import { type Config, describeConfig, type Settings } from "./config.ts";
 import type { Console } from "./console.ts";
 import { openData, type TrainingData } from "./data.ts";
 import { openHeldOut } from "./held_out.ts";
-import { readKernels, writeKernels } from "./kernels.ts";
+import { readKernels, readSpeeds, writeKernels, writeSpeeds } from "./kernels.ts";
 import type { OpenLearner } from "./learner.ts";
 import { openLoader } from "./loader.ts";
 import { openMetrics, type UpdateRecord } from "./metrics.ts";
@@ -20,6 +19,7 @@ import { profileStep } from "./profile.ts";
 import { openRun } from "./run_folder.ts";
 import { cutSamples, sample } from "./sample.ts";
 import { learningRateAt } from "./schedule.ts";
+import { updateShape } from "./shares.ts";
 import { loadWeights, startingPoint } from "./starting_point.ts";
 import { type Checkpoint, goBackTo, pruneCheckpoints, restore, saveCheckpoint, type TrainerState } from "./state.ts";
 
@@ -28,6 +28,10 @@ export interface Services {
   readonly console: Console;
   /** Asks the run to end after the update at hand. `listen` is called when it is able to. */
   readonly stop: { readonly requested: boolean; listen(): void };
+  /** Devices that share each update. Default: 1. */
+  readonly ranks?: number;
+  /** Hears where the run stands: its folder, the updates done. */
+  readonly onProgress?: (run: string, step: number) => void;
 }
 
 /** An update whose loss hasn't been read yet. */
@@ -39,10 +43,12 @@ type Pending = Pick<UpdateRecord, "step" | "learningRate" | "tokens">;
  * @returns the run's folder.
  * @throws UserError where settings, data and checkpoint don't fit, the disk refuses, or the loss isn't finite.
  */
-export async function train(settings: Settings, { openLearner, console, stop }: Services): Promise<string> {
+export async function train(settings: Settings, services: Services): Promise<string> {
+  const { openLearner, console, stop, ranks = 1, onProgress } = services;
   using run = await openRun(settings, (line) => console.line(`warning: ${line}`));
   const { config, checkpoint } = run;
-  const { context, microBatch, documents, seed } = config;
+  const { context, documents, seed } = config;
+  const { rows: rowsPerBatch, microbatches } = updateShape(config, ranks);
   const data = await openData(config, settings.written, console);
   checkSameData(run.folder, data, checkpoint);
 
@@ -51,21 +57,30 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
     data: data.folder,
     split: "train",
     context,
-    rowsPerBatch: microBatch,
+    rowsPerBatch,
     seed,
     documents,
   });
-  using heldOut = await openHeldOut(data.folder, config);
-  const accumulate = Math.max(1, config.batchTokens / (microBatch * context));
-  const steps = config.steps || Math.ceil(config.epochs * rows.rows / (accumulate * microBatch));
+  using heldOut = await openHeldOut(data.folder, config, rowsPerBatch);
+  const rowsPerUpdate = microbatches * rowsPerBatch;
+  const steps = config.steps || Math.ceil(config.epochs * rows.rows / rowsPerUpdate);
 
   // The model, where it starts.
   console.line(describeConfig(config));
   const start = await startingPoint(config, data.manifest, checkpoint?.folder);
   const initialize = start.weights === undefined;
-  const kernels = config.resume ? await readKernels(run.folder) : undefined;
-  await using learner = await openLearner({ config, model: start.model, initialize, kernels, console });
+  const recorded = config.resume
+    ? { kernels: await readKernels(run.folder), speeds: await readSpeeds(run.folder) }
+    : undefined;
+  await using learner = await openLearner({
+    config: { ...config, microBatch: rowsPerBatch },
+    model: start.model,
+    initialize,
+    ...recorded,
+    console,
+  });
   await writeKernels(run.folder, learner.kernels);
+  if (config.balance && learner.speeds !== undefined) await writeSpeeds(run.folder, learner.speeds);
   if (checkpoint !== undefined) {
     await restore(learner, checkpoint);
     await goBackTo(run.folder, checkpoint);
@@ -75,8 +90,8 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   let lastGood = checkpoint?.folder;
   console.line(learner.describe());
   console.line(
-    `${run.folder}: updates ${state.step + 1} to ${steps} of ${accumulate * microBatch} rows × ${context} tokens, ` +
-      `${(steps * accumulate * microBatch / rows.rows).toFixed(2)} epochs of ${count(rows.splitTokens)} tokens`,
+    `${run.folder}: updates ${state.step + 1} to ${steps} of ${rowsPerUpdate} rows × ${context} tokens, ` +
+      `${(steps * rowsPerUpdate / rows.rows).toFixed(2)} epochs of ${count(rows.splitTokens)} tokens`,
   );
   console.line(`held-out loss of guessing by frequency (unigram entropy): ${data.unigramEntropy.toFixed(4)}`);
 
@@ -88,6 +103,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
     metrics.append({ kind: "run", step: 0, unigramEntropy: data.unigramEntropy, parameters, device });
   }
   const keep = async (): Promise<void> => {
+    await learner.agree();
     const lossScaling = await learner.lossScaling();
     const saved = { ...state, lossScaling, config: { ...config, resume: false } };
     lastGood = await saveCheckpoint(run.folder, learner, data.tokenizer, saved);
@@ -104,7 +120,7 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   const settle = async (): Promise<void> => {
     if (pending === undefined) return;
     const { loss, gradNorm, lossScaling } = await learner.report();
-    if (!Number.isFinite(loss)) throw notFinite(loss, pending.step, accumulate);
+    if (!Number.isFinite(loss)) throw notFinite(loss, pending.step, microbatches);
     const now = performance.now();
     if (lap.tokens > 0) {
       lap.tokensPerSecond = Math.round(lap.tokens / ((now - lap.time) / 1000));
@@ -128,23 +144,20 @@ export async function train(settings: Settings, { openLearner, console, stop }: 
   stop.listen();
   try {
     for (let step = state.step + 1; step <= steps && !stop.requested; step++) {
-      const first = state.nextBatch;
-      const batches = await Promise.all(Array.from({ length: accumulate }, (_, i) => rows.batch(first + i)));
+      const first = (step - 1) * microbatches;
+      const batches = await Promise.all(Array.from({ length: microbatches }, (_, i) => rows.batch(first + i)));
       const targets = batches.reduce((sum, { validTargets }) => sum + validTargets, 0);
       await profile?.before(step);
-      for (const [i, batch] of batches.entries()) {
-        const firstRow = i * microBatch * context;
-        learner.microstep(batch, { scale: 1 / Math.max(1, targets), seed, update: step, firstRow });
-        lap.tokens += batch.validTargets;
-        await turn(); // signals are heard here
-      }
+      await learner.accumulate({ batches, scale: 1 / Math.max(1, targets), seed, update: step });
+      lap.tokens += targets;
       await settle();
       const learningRate = learningRateAt(step, { ...config, steps });
-      learner.update({ learningRate, update: step });
+      await learner.update({ learningRate, update: step });
       if (await profile?.after(step)) newLap();
       const tokens = state.tokens + targets;
-      state = { ...state, step, nextBatch: first + accumulate, tokens, heldOutLoss: null };
+      state = { ...state, step, tokens, heldOutLoss: null };
 
+      onProgress?.(run.folder, step);
       const due = (every: number) => step === steps || (every > 0 && step % every === 0);
       const checkpointDue = due(config.checkpointEvery);
       const evaluationDue = due(config.evalEvery) || checkpointDue;
@@ -184,7 +197,6 @@ function beginning(config: Config, { tokenizer, hash }: TrainingData): TrainerSt
   return {
     version: 1,
     step: 0,
-    nextBatch: 0,
     tokens: 0,
     heldOutLoss: null,
     bestLoss: null,

@@ -11,7 +11,9 @@ const CONFIG = "config.json";
 const LOCK = ".lock";
 /** Which kernels the run computes with. */
 export const KERNELS = "kernels.json";
-const LEFTOVER = /^(config\.json|kernels\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
+/** How fast its ranks are, where they share updates out by speed. */
+export const SPEEDS = "speeds.json";
+const LEFTOVER = /^(config\.json|kernels\.json|speeds\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
 
 export interface Run extends Disposable {
   readonly folder: string;
@@ -82,7 +84,7 @@ async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | t
 function removeUnused(folder: string): void {
   try {
     const names = [...Deno.readDirSync(folder)].map(({ name }) => name);
-    if (names.some((name) => ![LOCK, CONFIG, KERNELS].includes(name))) return;
+    if (names.some((name) => ![LOCK, CONFIG, KERNELS, SPEEDS].includes(name))) return;
     Deno.removeSync(folder, { recursive: true });
   } catch {
     // It stays, and does no harm.

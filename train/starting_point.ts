@@ -32,7 +32,7 @@ export async function startingPoint(config: Config, data: Vocabulary, checkpoint
 /** Loads all parameters of a Hugging Face folder. */
 export async function loadWeights(learner: Learner, folder: string): Promise<void> {
   using files = await readFolder(folder);
-  for (const { name } of learner.tensors("parameter")) learner.load("parameter", name, await files.readF32(name));
+  for (const { name } of learner.tensors("parameter")) await learner.load("parameter", name, await files.readF32(name));
 }
 
 function newModel(config: Config, { vocabSize, endOfText }: Vocabulary): Gpt2Config {

@@ -19,8 +19,6 @@ export interface TrainerState {
   readonly version: 1;
   /** Updates done. */
   readonly step: number;
-  /** Index of the next training microbatch. */
-  readonly nextBatch: number;
   /** Targets learned from. */
   readonly tokens: number;
   /** Held-out loss after this update, where it was measured. */
@@ -136,7 +134,7 @@ async function readState(folder: string): Promise<TrainerState> {
   const state = await readJson(file) as TrainerState;
   const { lossScaling = null } = state ?? {};
   const scaling = lossScaling === null ? [] : scalingNames.map((name) => lossScaling[name]);
-  const counts = [state?.step, state?.nextBatch, state?.tokens, ...scaling];
+  const counts = [state?.step, state?.tokens, ...scaling];
   const hashes = [state?.tokenizerHash, state?.dataHash];
   const whole = state?.version === 1 && counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
     hashes.every((hash) => typeof hash === "string");
@@ -152,10 +150,10 @@ export async function restore(learner: Learner, { folder, state }: Checkpoint): 
   using moments = await openSafetensors(join(folder, OPTIMIZER));
   for (const kind of Object.keys(MOMENTS) as (keyof typeof MOMENTS)[]) {
     for (const { name } of learner.tensors(kind)) {
-      learner.load(kind, name, await moments.readF32(`${name}.${MOMENTS[kind]}`));
+      await learner.load(kind, name, await moments.readF32(`${name}.${MOMENTS[kind]}`));
     }
   }
-  if (state.lossScaling !== null) learner.loadLossScaling(state.lossScaling);
+  if (state.lossScaling !== null) await learner.loadLossScaling(state.lossScaling);
 }
 
 /**

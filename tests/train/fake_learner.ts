@@ -2,9 +2,9 @@
  * A learner of a few lines that really learns: the logits of the next token are wte[token] · W · wteᵀ, everything else of a
  * one-block GPT-2 is there and idle. AdamW in f32; dropout by seed, update and row, so that a wrong resume shows.
  */
+import { setImmediate as turn } from "node:timers/promises";
 import { gpt2Parameters } from "../../model/gpt2_config.ts";
 import type { Engine, Generated } from "../../model/generate.ts";
-import type { DenseBatch } from "../../model/batch.ts";
 import type { Learner, LearnerOptions, OpenLearner } from "../../train/learner.ts";
 import { generator, hash32 } from "../../train/shuffle.ts";
 
@@ -137,15 +137,20 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
     endProfile: () => Promise.resolve("profile of a fake"),
     kernels: kernels ?? { fake: `chosen for seed ${config.seed}` },
     parameters: [...slots.values()].reduce((total, { data }) => total + data.parameter.length, 0),
-    microstep({ tokens, targets }: DenseBatch, { scale, seed, update, firstRow }) {
-      faults.onMicrostep?.(update);
-      targets.forEach((target, row) => {
-        if (target < 0) return;
-        const dropped = (c: number) => hash32(seed ^ update, firstRow + row, c) < config.dropout * 2 ** 32;
-        sum += backward(tokens[row], target, scale, (c) => dropped(c) ? 0 : 1 / (1 - config.dropout));
-      });
+    async accumulate({ batches, firstRow = 0, scale, seed, update }) {
+      for (const { tokens, targets } of batches) {
+        faults.onMicrostep?.(update);
+        targets.forEach((target, row) => {
+          if (target < 0) return;
+          const dropped = (c: number) => hash32(seed ^ update, firstRow + row, c) < config.dropout * 2 ** 32;
+          sum += backward(tokens[row], target, scale, (c) => dropped(c) ? 0 : 1 / (1 - config.dropout));
+        });
+        firstRow += tokens.length;
+        await turn();
+      }
     },
-    update: ({ learningRate, update }) => adamw(learningRate, update),
+    agree: () => Promise.resolve(),
+    update: ({ learningRate, update }) => Promise.resolve(adamw(learningRate, update)),
     report: () => Promise.resolve(last),
     evaluate({ tokens, targets, validTargets }) {
       let loss = 0;
@@ -157,9 +162,9 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
     engine: () => engine,
     tensors: (kind) =>
       [...slots].map(([name, { shape, data }]) => ({ name, shape, read: () => Promise.resolve(data[kind]) })),
-    load: (kind, name, data) => slots.get(name)!.data[kind].set(data),
+    load: (kind, name, data) => Promise.resolve(slots.get(name)!.data[kind].set(data)),
     lossScaling: () => Promise.resolve(null),
-    loadLossScaling: () => {},
+    loadLossScaling: () => Promise.resolve(),
     describe: () => "a fake learner",
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

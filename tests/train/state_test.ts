@@ -24,7 +24,6 @@ function state(step: number, heldOutLoss: number | null): TrainerState {
   return {
     version: 1,
     step,
-    nextBatch: step,
     tokens: step,
     heldOutLoss,
     bestLoss: heldOutLoss,
