@@ -55,7 +55,7 @@ export async function withWaysOut(
   return await tooLarge(`Cannot train: ${error.message}`, seeking);
 }
 
-async function build(device: Device, options: LearnerOptions, place: RankPlace): Promise<RankLearner> {
+async function build(device: Device, options: LearnerOptions, _place: RankPlace): Promise<RankLearner> {
   const { config, model: shape, initialize, kernelsOf = device.name } = options;
   await using opened = new AsyncDisposableStack();
   const model = opened.use(
