@@ -4,7 +4,7 @@
  */
 import { type Device, findAdapter, openDevice, prepareEnvironment } from "./device.ts";
 import { UserError } from "./errors.ts";
-import { apply, boardOf, mayUse, selectionsOf, selectionVariables, shownFirst, usesVulkan } from "./selection.ts";
+import { apply, boardOf, mayUse, selectionsOf, selectionVariables, takenNow, usesVulkan } from "./selection.ts";
 import { type DeviceType, enumerateVulkan, type MemoryHeap } from "./vulkan.ts";
 
 export type { DeviceType, MemoryHeap } from "./vulkan.ts";
@@ -55,8 +55,8 @@ export async function listAdapters(): Promise<readonly FoundAdapter[]> {
 
 function whyUnreachable(): string {
   if (!mayUse(selectionVariables)) return `picking an adapter needs --allow-env=${selectionVariables.join(",")}`;
-  return "nothing makes WebGPU show it here: install mesa-vulkan-drivers, whose layer picks boards by PCI address, or let " +
-    "this process see no other board";
+  return "nothing makes WebGPU show it here: install mesa-vulkan-drivers 23.3 or later, whose layer picks boards by PCI " +
+    "address, or let this process see no other board";
 }
 
 /** WebGPU has no list: each preference shows the adapter it would take. Where they differ they are of those kinds. */
@@ -145,7 +145,8 @@ function label(adapter: FoundAdapter, found: readonly FoundAdapter[]): string {
 }
 
 /**
- * Opens the adapter that was chosen, never another. The environment is the process's: of several Workers only one may open
+ * Opens the adapter that was chosen, never another. It must be the first that its thread asks WebGPU for: the loader and its
+ * layers read some of the environment once. The environment is the process's: of several Workers only one may open
  * at a time, and none may compute meanwhile, for drivers read the environment without a lock.
  *
  * @throws UserError with exit code 3 where WebGPU would give or gave another adapter, or none.
@@ -171,11 +172,10 @@ function selected({ name, environment }: AdapterChoice): Disposable {
 
 /** The board that WebGPU takes in this environment; null where nothing tells. */
 function checkBoard({ name, id, powerPreference }: AdapterChoice): string | null {
-  const shown = id === null ? null : enumerateVulkan();
-  if (shown === null) return null;
-  const first = shownFirst(shown, powerPreference);
-  if (first !== undefined && boardOf(first) === id) return id;
-  const instead = first === undefined ? "no adapter" : `${first.name} (${boardOf(first)})`;
+  if (id === null || enumerateVulkan() === null) return null;
+  const taken = takenNow(powerPreference);
+  if (taken !== undefined && boardOf(taken) === id) return id;
+  const instead = taken === undefined ? "none for sure" : `${taken.name} (${boardOf(taken)})`;
   throw new UserError(`Cannot open ${name} (${id}): the driver shows ${instead} now; ${SEE_ADAPTERS}`, 3);
 }
 

@@ -2,7 +2,7 @@
  * The environment that makes WebGPU, which has no list of adapters, show a certain Vulkan device first. What works depends
  * on the loader, its layers and their versions, so each way is tried by enumerating. It opens no device.
  */
-import { enumerateVulkan, type VulkanDevice } from "./vulkan.ts";
+import { enumerateRepeatedly, type VulkanDevice } from "./vulkan.ts";
 
 export type Environment = Readonly<Record<string, string>>;
 
@@ -14,10 +14,12 @@ export interface Selection {
 
 /** Everything that changes which device comes first. What a selection doesn't name is unset, so that it can't interfere. */
 const SELECTORS = [
+  "NODEVICE_SELECT",
   "DRI_PRIME",
   "MESA_VK_DEVICE_SELECT",
   "MESA_VK_DEVICE_SELECT_FORCE_DEFAULT_DEVICE",
   "VK_LOADER_DEVICE_SELECT",
+  "VK_LOADER_DISABLE_SELECT",
   "VK_LOADER_VENDOR_ID_FILTER",
   "VK_LOADER_DEVICE_ID_FILTER",
 ] as const;
@@ -33,11 +35,20 @@ const BY_TYPE = {
   "low-power": ["integrated", "discrete", "other", "virtual", "cpu"],
 } as const;
 
+/** Enumerations that must agree on what comes first. WebGPU enumerates each time it is asked for an adapter. */
+const REPEATED = 3;
+
+/** The device that WebGPU takes in the environment of this moment; undefined where there is none, or not always the same. */
+export function takenNow(powerPreference: GPUPowerPreference): VulkanDevice | undefined {
+  const [first, ...later] = (enumerateRepeatedly(REPEATED) ?? []).map((shown) => shownFirst(shown, powerPreference));
+  return later.every((device) => device !== undefined && isSame(device, first)) ? first : undefined;
+}
+
 /** The device that WebGPU takes where the loader shows these. */
-export function shownFirst<T extends Pick<VulkanDevice, "type">>(
-  devices: readonly T[],
+export function shownFirst(
+  devices: readonly VulkanDevice[],
   powerPreference: GPUPowerPreference,
-): T | undefined {
+): VulkanDevice | undefined {
   const order = BY_TYPE[powerPreference];
   return devices.toSorted((a, b) => order.indexOf(a.type) - order.indexOf(b.type))[0];
 }
@@ -54,47 +65,60 @@ export function usesVulkan(): boolean {
   return backends === undefined || backends === "" || backends.split(",").includes("vulkan");
 }
 
-/** A selection that shows each device, in the same order; null where none of the ways does. */
+/** A selection by which WebGPU takes each device, in the same order; null where no way leads to it. */
 export function selectionsOf(
   devices: readonly VulkanDevice[],
-  show: (environment: Environment) => readonly VulkanDevice[] = (environment) => {
-    using _ = apply(environment);
-    return enumerateVulkan() ?? [];
-  },
+  taken: (selection: Selection) => VulkanDevice | undefined = takenWith,
+  changeable = mayUse(selectionVariables),
 ): (Selection | null)[] {
-  const changeable = mayUse(selectionVariables);
+  const tried = new Map<string, VulkanDevice | undefined>();
+  const leadsTo = (device: VulkanDevice, selection: Selection) => {
+    const key = JSON.stringify(selection);
+    if (!tried.has(key)) tried.set(key, taken(selection));
+    return isSame(device, tried.get(key));
+  };
   return devices.map((device) => {
     const powerPreference = device.type === "integrated" ? "low-power" : "high-performance";
-    const shows = (shown: readonly VulkanDevice[]) => isSame(shownFirst(shown, powerPreference), device);
-    if (devices.length === 1 || !changeable) return shows(devices) ? { environment: {}, powerPreference } : null;
-    const environment = environmentsFor(device, devices).find((environment) => shows(show(environment)));
-    return environment === undefined ? null : { environment, powerPreference };
+    const environments = devices.length > 1 && changeable ? environmentsFor(device, devices) : [{}];
+    const selections = environments.map((environment) => ({ environment, powerPreference } as const));
+    return selections.find((selection) => leadsTo(device, selection)) ?? null;
   });
 }
 
-function isSame(a: VulkanDevice | undefined, b: VulkanDevice): boolean {
-  return a !== undefined && boardOf(a) === boardOf(b) && a.name === b.name;
+function takenWith({ environment, powerPreference }: Selection): VulkanDevice | undefined {
+  using _ = apply(environment);
+  return takenNow(powerPreference);
 }
 
-/** Ways to have a device shown first, the surest first. */
+function isSame(a: VulkanDevice, b: VulkanDevice | undefined): boolean {
+  return b !== undefined && boardOf(a) === boardOf(b) && a.name === b.name;
+}
+
+/**
+ * Ways to have a device shown first, the surest first. Where boards are alike only DRI_PRIME names one, and Mesa 22.3's layer
+ * takes another board than it names; that is no matter as long as some way shows the one that is wanted.
+ */
 export function environmentsFor(device: VulkanDevice, all: readonly VulkanDevice[]): Environment[] {
   const [vendor, model] = [device.vendorId.toString(16), device.deviceId.toString(16)];
+  const twins =
+    all.filter(({ vendorId, deviceId }) => vendorId === device.vendorId && deviceId === device.deviceId).length > 1;
+  const byPlace = (pci: string) => ({ DRI_PRIME: `pci-${pci.replaceAll(/[:.]/g, "_")}` });
+  const others = all.flatMap(({ pci }) => pci === null || pci === device.pci ? [] : [byPlace(pci)]);
+  const byModel = { MESA_VK_DEVICE_SELECT: `${vendor}:${model}` };
+  const withoutLayer = { NODEVICE_SELECT: "1" };
   const narrow = {
     [BACKEND]: "vulkan",
-    // The loader's own: it sorts on Linux, and from version 1.4.326 on it filters, also on Windows.
-    VK_LOADER_DEVICE_SELECT: `0x${vendor}:0x${model}`,
+    // The loader filters from version 1.4.326 on, on Linux and Windows.
     VK_LOADER_VENDOR_ID_FILTER: `0x${vendor}`,
     VK_LOADER_DEVICE_ID_FILTER: `0x${model}`,
-    // Those of Mesa's device-select layer, for drivers of any maker: shows one device only.
+    // The loader sorts, on Linux; boards that are alike it shuffles.
+    ...(twins ? {} : { VK_LOADER_DEVICE_SELECT: `0x${vendor}:0x${model}` }),
+    // Mesa's device-select layer, for drivers of any maker, shows one device only.
     MESA_VK_DEVICE_SELECT_FORCE_DEFAULT_DEVICE: "1",
   };
-  const byPlace = (pci: string) => ({ ...narrow, DRI_PRIME: `pci-${pci.replaceAll(/[:.]/g, "_")}` });
-  const others = all.flatMap(({ pci }) => pci === null || pci === device.pci ? [] : [byPlace(pci)]);
-  return [
-    ...(device.pci === null ? [] : [byPlace(device.pci)]),
-    { ...narrow, MESA_VK_DEVICE_SELECT: `${vendor}:${model}` },
-    ...others, // the layer of some versions takes a board that is not at the place named
-  ];
+  const ways = [...(device.pci === null ? [] : [byPlace(device.pci)]), byModel, withoutLayer, ...others];
+  const unsorted = { VK_LOADER_DISABLE_SELECT: "1" };
+  return [...ways, ...ways.map((way) => ({ ...unsorted, ...way }))].map((way) => ({ ...narrow, ...way }));
 }
 
 /**

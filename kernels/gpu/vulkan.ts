@@ -79,13 +79,19 @@ function mayUseForeignFunctions(): boolean {
  * no loader, or WebGPU has no Vulkan here.
  */
 export function enumerateVulkan(): VulkanDevice[] | null {
+  return enumerateRepeatedly(1)?.[0] ?? null;
+}
+
+/** What each of several enumerations shows a process: a loader that sorts may change its mind from one to the next. */
+export function enumerateRepeatedly(times: number): VulkanDevice[][] | null {
   library ??= openLibrary();
   if (library === null) return null;
-  const instance = createInstance(library);
-  if (instance === null) return [];
   const vulkan = library;
+  const instance = createInstance(vulkan);
+  if (instance === null) return [];
   try {
-    return physicalDevices(vulkan, instance).map((device) => describe(vulkan, device));
+    const orders = Array.from({ length: times }, () => physicalDevices(vulkan, instance));
+    return orders.map((devices) => devices.map((device) => describe(vulkan, device)));
   } finally {
     vulkan.symbols.vkDestroyInstance(instance, null);
   }
