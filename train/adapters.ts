@@ -1,75 +1,126 @@
-/** The adapters command: which GPUs the machine offers and what they grant. It trains nothing. */
-import { type Device, openDevice } from "../kernels/gpu/device.ts";
+/** The adapters command: which GPUs the machine offers, what they grant and which ranks they would get. It trains nothing. */
+import { chooseAdapters, type FoundAdapter, listAdapters } from "../kernels/gpu/adapters.ts";
 import { flag, helpText, parseFlags } from "../model/arguments.ts";
+import { type Granted, probeAdapters } from "./adapter_probe.ts";
+import { fields as trainFields } from "./config.ts";
+import { formatGigabytes } from "./fit.ts";
 
-const fields = { json: flag("print the list as JSON") };
+const fields = {
+  adapters: trainFields.adapters,
+  ranks: trainFields.ranks,
+  json: flag("print the list as JSON"),
+};
 
-const USAGE = `Lists the adapters that WebGPU offers here; training takes the first.
+const USAGE = `Lists the adapters of this machine and the ranks that training would start on them.
 
-  deno task adapters [--json]`;
+  deno task adapters [--adapters all|NAME,…|NUMBER,…] [--ranks N] [--json]
 
-/** One adapter, as far as WebGPU tells. */
-export interface AdapterDescription {
-  readonly name: string;
-  readonly type: "gpu" | "cpu";
-  /** PCI ids, and what else the driver says of itself. */
-  readonly driver: string;
-  readonly features: readonly string[];
-  readonly subgroupSize: number;
-  readonly limits: Readonly<Record<string, number>>;
+Training takes the same --adapters and --ranks. A name may be part of one, and takes all adapters that have it.`;
+
+/** An adapter, what it grants, and who would use it. */
+export interface AdapterDescription extends FoundAdapter, Partial<Granted> {
+  readonly index: number;
+  /** The ranks that training would start on it. */
+  readonly ranks: readonly number[];
+  /** Why it can't be opened; null where it can. */
+  readonly error: string | null;
 }
 
-const SHOWN_LIMITS = [
-  "maxBufferSize",
-  "maxStorageBufferBindingSize",
-  "maxComputeWorkgroupStorageSize",
-  "maxComputeInvocationsPerWorkgroup",
-  "maxStorageBuffersPerShaderStage",
-] as const;
-
-/** Runs the command. @returns what to print. @throws UserError with exit code 3 where there is no adapter. */
+/**
+ * Runs the command.
+ *
+ * @returns what to print.
+ * @throws UserError with exit code 3 where there is no adapter, 2 for a flag that fits none.
+ */
 export async function adaptersCommand(args: readonly string[]): Promise<string> {
   const { values, help } = parseFlags(fields, args);
   if (help) return helpText(USAGE, fields);
-  const adapters = await listAdapters();
-  return values.json ? JSON.stringify(adapters, null, 2) + "\n" : adapters.map(format).join("\n");
+  const found = await listAdapters();
+  const chosen = chooseAdapters(found, values.adapters ?? "", values.ranks ?? 0);
+  const granted = await probeAdapters(found);
+  const adapters = found.map((adapter, index) => describe(adapter, index, chosen, granted[index]));
+  if (values.json) return JSON.stringify(adapters, null, 2) + "\n";
+  return [...adapters.map(block), summary(adapters, chosen.length)].join("\n");
 }
 
-/** WebGPU has no list: each preference shows the adapter it would choose. */
-async function listAdapters(): Promise<AdapterDescription[]> {
-  const found: AdapterDescription[] = [];
-  for (const powerPreference of ["high-performance", "low-power"] as const) {
-    using device = await openDevice({ powerPreference });
-    const adapter = describe(device);
-    if (!found.some((other) => JSON.stringify(other) === JSON.stringify(adapter))) found.push(adapter);
-  }
-  return found;
+function describe(
+  adapter: FoundAdapter,
+  index: number,
+  chosen: readonly FoundAdapter[],
+  granted: Granted | Error,
+): AdapterDescription {
+  const ranks = chosen.flatMap((choice, rank) => choice === adapter ? [rank] : []);
+  const outcome = granted instanceof Error ? { error: granted.message } : { ...granted, error: null };
+  return { index, ...adapter, ranks, ...outcome };
 }
 
-function describe({ name, info, features, capabilities }: Device): AdapterDescription {
-  return {
-    name,
-    type: capabilities.cpu ? "cpu" : "gpu",
-    driver: driverOf(info),
-    features,
-    subgroupSize: capabilities.subgroupSize,
-    limits: Object.fromEntries(SHOWN_LIMITS.map((limit) => [limit, capabilities.limits[limit]])),
-  };
+const KINDS: Readonly<Record<FoundAdapter["type"], string>> = {
+  discrete: "discrete GPU",
+  integrated: "GPU in the processor",
+  virtual: "virtual GPU",
+  cpu: "CPU driver",
+  other: "GPU",
+};
+
+/** An adapter in a few lines, as far as it is known. */
+function block(adapter: AdapterDescription): string {
+  const { index, name, type, vendorId, deviceId, driver, pci, uuid, heaps, ranks, error } = adapter;
+  const model = vendorId === null || deviceId === null ? "" : ` ${hex(vendorId)}:${hex(deviceId)}`;
+  const rows = [
+    ["type", KINDS[type] + model],
+    ["driver", driver],
+    ["PCI", pci ?? ""],
+    ["UUID", uuid ?? ""],
+    [
+      "memory",
+      heaps.map(({ bytes, deviceLocal }) => formatGigabytes(bytes) + (deviceLocal ? "" : " of the host's")).join(", "),
+    ],
+    ...grantedRows(adapter),
+    ["not usable", error ?? ""],
+  ];
+  const lines = rows.filter(([, value]) => value !== "").map(([label, value]) => `   ${label.padEnd(12)}${value}`);
+  return [`${index}: ${name}${ranks.length === 0 ? "" : `  → ${rankNames(ranks)}`}`, ...lines, ""].join("\n");
+}
+
+function grantedRows({ features, subgroupSize, limits }: AdapterDescription): string[][] {
+  if (features === undefined || limits === undefined) return [];
+  const named = features.map((feature) => feature === "subgroups" ? `subgroups of ${subgroupSize}` : feature);
+  const count = (limit: string) => limits[limit].toLocaleString("en-US");
+  return [
+    ["features", named.join(", ") || "none"],
+    [
+      "buffers",
+      `of ${formatGigabytes(limits.maxBufferSize)}, bound in ${formatGigabytes(limits.maxStorageBufferBindingSize)}, ` +
+      `${count("maxStorageBuffersPerShaderStage")} in a kernel`,
+    ],
+    [
+      "workgroups",
+      `of ${count("maxComputeInvocationsPerWorkgroup")} threads and ${count("maxComputeWorkgroupStorageSize")} bytes`,
+    ],
+  ];
+}
+
+function summary(adapters: readonly AdapterDescription[], ranks: number): string {
+  const used = adapters.filter((adapter) => adapter.ranks.length > 0);
+  const on = used.map(({ index }) => index).join(", ");
+  const start = `Training would start ${ranks === 1 ? "1 rank" : `${ranks} ranks`} on adapter${
+    used.length > 1 ? "s" : ""
+  } ${on}`;
+  const flags = adapters.length > used.length ? "; --adapters takes others" : "";
+  return `${start}${flags}.\n`;
+}
+
+function rankNames(ranks: readonly number[]): string {
+  return ranks.length === 1 ? `rank ${ranks[0]}` : `ranks ${ranks.join(", ")}`;
+}
+
+/** As lspci writes ids. */
+function hex(id: number): string {
+  return id.toString(16).padStart(4, "0");
 }
 
 /** PCI ids and architecture, as far as the adapter tells. */
 export function driverOf({ vendor, device, architecture }: GPUAdapterInfo): string {
   const ids = [vendor, device].filter((id) => id !== "").join(":");
   return [ids, architecture].filter((part) => part !== "").join(" ");
-}
-
-function format({ name, type, driver, features, subgroupSize, limits }: AdapterDescription, index: number): string {
-  const lines = [
-    `${index}: ${name}${index === 0 ? "  (training takes this one)" : ""}`,
-    `   type        ${type === "cpu" ? "CPU" : "GPU"}`,
-    `   driver      ${driver || "unknown"}`,
-    `   features    ${features.join(", ") || "none"}${subgroupSize > 0 ? `; subgroups of ${subgroupSize}` : ""}`,
-    ...Object.entries(limits).map(([limit, value]) => `   ${limit} ${value.toLocaleString("en-US")}`),
-  ];
-  return lines.join("\n") + "\n";
 }

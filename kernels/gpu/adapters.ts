@@ -55,8 +55,10 @@ export async function listAdapters(): Promise<readonly FoundAdapter[]> {
 
 function whyUnreachable(): string {
   if (!mayUse(selectionVariables)) return `picking an adapter needs --allow-env=${selectionVariables.join(",")}`;
-  return "nothing makes WebGPU show it here: install mesa-vulkan-drivers 23.3 or later, whose layer picks boards by PCI " +
-    "address, or let this process see no other board";
+  const remedy = Deno.build.os === "linux"
+    ? "install mesa-vulkan-drivers 23.3 or later, whose layer picks boards by PCI address"
+    : "install a Vulkan loader from 1.4.326 on, which tells models apart";
+  return `nothing makes WebGPU show it here: ${remedy}, or let this process see no other board`;
 }
 
 /** WebGPU has no list: each preference shows the adapter it would take. Where they differ they are of those kinds. */
@@ -117,7 +119,7 @@ export function chooseAdapters(found: readonly FoundAdapter[], wanted: string, r
 function defaultOf(found: readonly FoundAdapter[]): readonly FoundAdapter[] {
   const open = found.filter(({ unreachable }) => unreachable === null);
   const gpus = open.filter(({ type }) => type !== "cpu");
-  if (gpus.length === 0) return open.slice(0, 1);
+  if (gpus.length === 0) return (open.length === 0 ? found : open).slice(0, 1);
   return gpus.filter(({ id }, i) => id === null || gpus.findIndex((other) => other.id === id) === i);
 }
 

@@ -116,11 +116,3 @@ Deno.test("plot draws a run again", async () => {
   ]);
   await Deno.remove(root, { recursive: true });
 });
-
-Deno.test("adapters lists what there is, for people and for programs", async () => {
-  const [text, json] = [await command(["adapters"]), await command(["adapters", "--json"])];
-  assert.equal(text.code, 0, text.error);
-  assert.match(text.out, /^0: .+\(training takes this one\)\n {3}type {8}(CPU|GPU)\n/);
-  const [first] = JSON.parse(json.out);
-  assert.ok(first.name !== "" && first.limits.maxBufferSize > 0 && ["cpu", "gpu"].includes(first.type));
-});
