@@ -1,5 +1,4 @@
 /** A model in training on a GPU, alone or as one of several ranks. It knows no data and no files. */
-import { setImmediate as turn } from "node:timers/promises";
 import { type Device, openDevice } from "../kernels/gpu/device.ts";
 import type { Capabilities } from "../kernels/gpu/graph.ts";
 import { OutOfMemoryError } from "../model/errors.ts";
@@ -55,7 +54,7 @@ export async function withWaysOut(
   return await tooLarge(`Cannot train: ${error.message}`, seeking);
 }
 
-async function build(device: Device, options: LearnerOptions, _place: RankPlace): Promise<RankLearner> {
+async function build(device: Device, options: LearnerOptions, place: RankPlace): Promise<RankLearner> {
   const { config, model: shape, initialize, kernelsOf = device.name } = options;
   await using opened = new AsyncDisposableStack();
   const model = opened.use(
@@ -64,7 +63,9 @@ async function build(device: Device, options: LearnerOptions, _place: RankPlace)
   const settings = stepOptions(config);
   const recorded = kernelsOf === device.name ? options.kernels : undefined;
   const { built: step, kernels } = await withKernels(device, { ...options, recorded }, () => {
-    return compileStep(model, settings);
+    const { communicator, shard } = place;
+    const sharing = communicator.size === 1 ? undefined : { communicator, wire: config.wire, shard };
+    return compileStep(model, settings, sharing);
   });
   opened.use(step);
   const planned = await footprint(model, settings, device.capabilities, (offers) => device.chooser!.choose(offers));
@@ -76,14 +77,8 @@ async function build(device: Device, options: LearnerOptions, _place: RankPlace)
     parameters: model.parameterCount,
     kernels,
     speed: () => speed(step),
-    async accumulate({ batches, firstRow = 0, ...rest }) {
-      for (const batch of batches) {
-        step.microstep(batch, { ...rest, firstRow });
-        firstRow += batch.tokens.length;
-        await turn(); // signals are heard here
-      }
-    },
-    update: (options) => Promise.resolve(step.update(options)),
+    accumulate: (work) => step.accumulate(work),
+    update: (options) => step.update(options),
     report: () => step.report(),
     evaluate: (batch) => step.evaluate(batch),
     engine: () => engine ??= owned.use(new PlainGenerator(model, { workspace: step.workspace })),

@@ -12,6 +12,7 @@ import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
 import { denseContext, type DenseOptions } from "../model/context.ts";
 import { evaluation, objective } from "../model/objective.ts";
 import type { Shape } from "../model/shape.ts";
+import { type Part, partEntries, type Sharded, variablesOf } from "./parts.ts";
 import { formatsOf, lossScale, type Precision, precisionEntries, refreshed, unscaled } from "./precision.ts";
 
 /** Decoupled weight decay (Loshchilov and Hutter 2019); decay goes to tensors of two and more dimensions. */
@@ -43,22 +44,33 @@ export type Kind = keyof typeof kinds;
 
 const GRADIENT = "gradient/";
 /** Sum of the losses of the microsteps since the last update. */
-const LOSS = "loss";
+export const LOSS = "loss";
 
 /** A norm that no finite gradient passes. */
 const UNCLIPPED = 3e38;
 
-/** Variables that a step needs beside the parameters, by kind. */
-export function stepEntries({ declared }: Shape, precision: Precision): (readonly [kind: string, Entry[]])[] {
+/** Variables that a step needs beside the parameters, by kind; of the moments only a rank's own where there are parts. */
+export function stepEntries(
+  { declared }: Shape,
+  precision: Precision,
+  parts?: readonly Part[],
+): (readonly [kind: string, Entry[]])[] {
   const beside = (prefix: string) =>
     declared.map(({ name, padded, decay }): Entry => ({ name: prefix + name, shape: padded, dtype: "f32", decay }));
+  const moments = (prefix: string) => parts === undefined ? beside(prefix) : partEntries(parts, prefix);
   return [
     ["gradient", beside(GRADIENT)],
-    ["exp_avg", beside(kinds.expAvg)],
-    ["exp_avg_sq", beside(kinds.expAvgSq)],
+    ["exp_avg", moments(kinds.expAvg)],
+    ["exp_avg_sq", moments(kinds.expAvgSq)],
     ["loss", [{ name: LOSS, shape: [1], dtype: "f32" }]],
     ...precisionEntries(declared, precision),
   ];
+}
+
+/** A graph that adds to gradients. */
+export interface GradientGraph extends DrawnGraph {
+  /** The variables of gradients, with their values when all was added. */
+  readonly gradients: readonly { readonly variable: string; readonly value: Tensor }[];
 }
 
 /** Loss and gradients of `rows` rows, added to the variables of both. */
@@ -66,38 +78,47 @@ export function microstepGraph(
   { architecture, config }: Shape,
   rows: number,
   { dropout, recompute, precision = "f32" }: StepOptions,
-): DrawnGraph {
+): GradientGraph {
   const graph = new Graph();
   const context = denseContext(graph, rows, { dropout, recompute, longest: config.n_positions });
-  const { loss } = objective(graph, architecture, context, config.vocab_size, {
+  const { loss, parameters, gradients } = objective(graph, architecture, context, config.vocab_size, {
     formats: formatsOf(precision),
     into: ({ name, padded }) => graph.variable(GRADIENT + name, padded),
     lossScale: lossScale(graph, precision),
   });
   accumulate(graph.variable(LOSS, [1]), loss);
-  return { graph, outputs: {} };
+  return {
+    graph,
+    outputs: {},
+    gradients: parameters.map(({ name }, i) => ({ variable: GRADIENT + name, value: gradients[i] })),
+  };
 }
 
-/** Clipping, AdamW over flat ranges of a layout, which clears the gradients, and zero for the loss. */
-export function updateGraph(layout: Layout, { optimizer: { clip, ...options }, precision }: StepOptions): DrawnGraph {
+/**
+ * Clipping, AdamW over flat ranges of a layout, which clears the gradients, and zero for the loss. Where there are parts,
+ * only these are updated, and all gradients cleared.
+ */
+export function updateGraph(
+  layout: Layout,
+  { optimizer: { clip, ...options }, precision }: StepOptions,
+  parts?: Sharded,
+): DrawnGraph {
   const graph = new Graph();
-  const flat = (kind: string) =>
-    layout.ranges(kind).map((range) => ({ ...range, tensor: graph.variable(range.name, [range.elements]) }));
-  const gradients = flat("gradient");
-  const [expAvg, expAvgSq] = [flat("exp_avg"), flat("exp_avg_sq")];
-  const squaredNorm = sumOfSquares(gradients.map(({ tensor }) => tensor));
+  const tensorOf = ({ name, elements }: { readonly name: string; readonly elements: number }) =>
+    graph.variable(name, [elements]);
+  const squaredNorm = sumOfSquares(layout.ranges("gradient").map(tensorOf));
   const maxNorm = clip || UNCLIPPED;
   const loss = graph.variable(LOSS, [1]);
   const { hyper, ...outputs } = precision === "f16"
     ? unscaled(squaredNorm, loss, { maxNorm, ...options })
     : { loss: scale(loss, 1), clip: clipCoefficient(squaredNorm, maxNorm), hyper: graph.input("hyper", [4]) };
-  flat("parameter").forEach(({ tensor, decay }, i) => {
+  const owned = (kind: string) => parts === undefined ? layout.ranges(kind) : variablesOf(parts.own, kind);
+  const [gradients, expAvg, expAvgSq] = ["gradient", "exp_avg", "exp_avg_sq"].map((kind) => owned(kind).map(tensorOf));
+  owned("parameter").forEach(({ decay, ...range }, i) => {
     const weightDecay = decay ? options.weightDecay : 0;
-    adamw(tensor, gradients[i].tensor, expAvg[i].tensor, expAvgSq[i].tensor, hyper, outputs.clip, {
-      ...options,
-      weightDecay,
-    });
+    adamw(tensorOf(range), gradients[i], expAvg[i], expAvgSq[i], hyper, outputs.clip, { ...options, weightDecay });
   });
+  for (const gradient of variablesOf(parts?.others ?? [], "gradient")) zero(tensorOf(gradient));
   zero(loss);
   return { graph, outputs };
 }

@@ -68,7 +68,7 @@ export class AdamW implements Disposable {
     const update = ++this.#update;
     const { seed = 0 } = this.settings;
     step.microstep(batch, { scale: 1 / Math.max(1, batch.validTargets), seed, update, firstRow: 0 });
-    step.update({ learningRate: this.lr, update });
+    await step.update({ learningRate: this.lr, update });
     return await step.report();
   }
 

@@ -1,25 +1,35 @@
 /**
  * One training step on one device, as three programs made from one model: microstep (forward, backward, gradients added),
- * update (norm, clip, AdamW) and evaluate. It knows no data, no schedule and no files.
+ * update (norm, clip, AdamW) and evaluate. Where ranks share updates, gradients are summed over them in between. It knows no
+ * data, no schedule and no files.
  */
+import { setImmediate as turn } from "node:timers/promises";
 import { formatProfile, openProfiler, type Profiler } from "../kernels/gpu/profile.ts";
+import { count, type Tensor } from "../kernels/gpu/graph.ts";
 import { compile, type Program } from "../kernels/gpu/program.ts";
 import { Workspace } from "../kernels/gpu/workspace.ts";
 import { measureRoofline } from "../kernels/roofline.ts";
 import type { DenseBatch } from "../model/batch.ts";
 import { UserError } from "../model/errors.ts";
 import type { Model, NamedTensor } from "../model/model.ts";
+import { type Bucket, bucketsOf } from "./buckets.ts";
+import type { Communicator } from "./communicator.ts";
+import { type GradientExchange, openExchange } from "./exchange.ts";
 import {
   type DrawnGraph,
   evaluateGraph,
   type Kind,
   kinds,
+  LOSS,
   microstepGraph,
   refreshGraph,
   stepEntries,
   type StepOptions,
   updateGraph,
 } from "./graphs.ts";
+import type { Wire } from "./job.ts";
+import type { UpdateWork } from "./learner.ts";
+import { type Sharded, shardedParts, viewParts } from "./parts.ts";
 import {
   FIRST_SCALING,
   type LossScaling,
@@ -28,6 +38,7 @@ import {
   readLossScaling,
   writeLossScaling,
 } from "./precision.ts";
+import { ShardedState } from "./sharded_state.ts";
 
 export { type Kind, kinds, type OptimizerOptions, type StepOptions } from "./graphs.ts";
 
@@ -48,24 +59,44 @@ export interface Place {
   readonly firstRow: number;
 }
 
+/** How ranks share an update. */
+export interface Sharing {
+  readonly communicator: Communicator;
+  readonly wire: Wire;
+  /** Each rank keeps the moments of, and updates, its share of the parameters. */
+  readonly shard: boolean;
+  /** Default: BUCKET_BYTES, which is the most. */
+  readonly bucketBytes?: number;
+}
+
+/** A program that adds to gradients, and when they are whole. */
+interface Microstep {
+  readonly program: Program;
+  readonly buckets: readonly Bucket[];
+}
+
 /**
  * Compiles the programs of a step and allocates gradients, moments and what its precision needs beside the model's
  * parameters.
  *
  * @throws UserError where the model's weights aren't f32.
  */
-export async function compileStep(model: Model, options: StepOptions): Promise<Step> {
+export async function compileStep(model: Model, options: StepOptions, sharing?: Sharing): Promise<Step> {
   checkTrainable(model);
-  const { store } = model;
+  const { store, store: { layout } } = model;
   const { precision = "f32" } = options;
-  for (const [kind, entries] of stepEntries(model, precision)) store.allocate(kind, entries);
+  const parts = sharing?.shard ? shardedParts(layout.ranges("parameter"), sharing.communicator) : undefined;
+  for (const [kind, entries] of stepEntries(model, precision, parts?.own)) store.allocate(kind, entries);
+  if (parts !== undefined) viewParts(layout, parts);
   if (precision === "f16") writeLossScaling(model, FIRST_SCALING);
-  const [refresh, update] = [refreshGraph(model, precision), updateGraph(store.layout, options)];
+  const [refresh, update] = [refreshGraph(model, precision), updateGraph(layout, options, parts)];
   const step = new Step(
     model,
     options,
     await compile(model.device, update.graph, update.outputs, store),
     refresh && await compile(model.device, refresh.graph, refresh.outputs, store),
+    sharing,
+    parts,
   );
   await step.prepare(options.rows);
   return step;
@@ -79,7 +110,10 @@ export function checkTrainable({ formats: { weights = "f32" } }: Model): void {
 
 /** The compiled programs of a model in training; made by `compileStep`. */
 export class Step implements Disposable {
-  readonly #microsteps = new Map<number, Program>();
+  readonly #microsteps = new Map<number, Microstep>();
+  #exchange: GradientExchange | null = null;
+  /** Where the moments lie, where ranks share them. */
+  readonly sharded: ShardedState | null;
   #evaluate: Program | null = null;
   /** Memory of microsteps and evaluation, which never run at once; samplers may use it between them too. */
   readonly workspace: Workspace;
@@ -92,8 +126,11 @@ export class Step implements Disposable {
     readonly options: StepOptions,
     private readonly updater: Program,
     private readonly refresher: Program | null,
+    private readonly sharing?: Sharing,
+    parts?: Sharded,
   ) {
     this.workspace = new Workspace(model.device);
+    this.sharded = parts === undefined ? null : new ShardedState(model.store, parts, sharing!.communicator);
   }
 
   get precision(): Precision {
@@ -102,15 +139,19 @@ export class Step implements Disposable {
 
   /** Makes microbatches of another number of rows ready. */
   async prepare(rows: number): Promise<void> {
-    if (!this.#microsteps.has(rows)) {
-      this.#microsteps.set(rows, await this.#compile(microstepGraph(this.model, rows, this.options)));
-    }
+    if (this.#microsteps.has(rows)) return;
+    const { store } = this.model;
+    const drawn = microstepGraph(this.model, rows, this.options);
+    const buckets = this.sharing === undefined ? [] : bucketsOf(store.layout, drawn, this.sharing.bucketBytes);
+    const program = await this.#compile(drawn, buckets.map(({ complete }) => complete));
+    this.#microsteps.set(rows, { program, buckets });
+    if (this.sharing !== undefined) this.#exchange ??= await openExchange(store, buckets, this.sharing);
   }
 
-  #microstep(rows: number): Program {
-    const program = this.#microsteps.get(rows);
-    if (program === undefined) throw new RangeError(`Cannot run a microbatch of ${rows} rows: it wasn't prepared`);
-    return program;
+  #microstep(rows: number): Microstep {
+    const microstep = this.#microsteps.get(rows);
+    if (microstep === undefined) throw new RangeError(`Cannot run a microbatch of ${rows} rows: it wasn't prepared`);
+    return microstep;
   }
 
   #refresh(): void {
@@ -119,20 +160,45 @@ export class Step implements Disposable {
   }
 
   /** Forward and backward; gradients are added. `scale` is 1 / the valid targets of the whole update. Doesn't wait. */
-  microstep({ tokens, targets, positions, starts }: DenseBatch, options: Place & { readonly scale: number }): void {
-    const program = this.#microstep(tokens.length);
+  microstep(batch: DenseBatch, options: Place & { readonly scale: number }): void {
+    const { program } = this.#microstep(batch.tokens.length);
     this.#refresh();
-    const { seed, update, firstRow, scale } = options;
-    const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
-    const drops = program.inputs.includes("counter");
-    this.#run(program, drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs);
+    this.#run(program, microstepInputs(program, batch, options));
+  }
+
+  /**
+   * Forward and backward of all microbatches of an update, or of this rank's share of them. Returns when gradients and loss
+   * are summed over all ranks; where there is only one, before the GPU is done.
+   */
+  async accumulate({ batches, firstRow = 0, ...rest }: UpdateWork): Promise<void> {
+    const overlapping = this.#exchange !== null && this.#profiler === null;
+    for (const [i, batch] of batches.entries()) {
+      const place = { ...rest, firstRow: firstRow + i * batch.tokens.length };
+      if (overlapping && i === batches.length - 1) return await this.#exchangeWhile(batch, place);
+      this.microstep(batch, place);
+      await turn(); // signals are heard here
+    }
+    await this.#exchangeWhile();
+  }
+
+  /** Sums over ranks, while the last microbatch is computed where there is one. */
+  async #exchangeWhile(batch?: DenseBatch, place?: Place & { readonly scale: number }): Promise<void> {
+    if (this.#exchange === null) return;
+    const { program } = this.#microstep(this.options.rows);
+    this.#refresh();
+    const launched = batch === undefined ? nothing() : program.launch(microstepInputs(program, batch, place!));
+    await this.#exchange.run(launched, ({ complete }) => program.segmentOf(complete));
+    const { store } = this.model;
+    const loss = new Float32Array(await store.read(LOSS));
+    await this.sharing!.communicator.allReduce(loss);
+    store.write(LOSS, loss);
   }
 
   /**
    * Clips, applies AdamW and clears the gradients; skipped where a gradient isn't finite. In f16 skipped updates don't count
-   * for AdamW, and `update` is not used. Doesn't wait.
+   * for AdamW, and `update` is not used. Waits only where ranks share the update, for each other's parameters.
    */
-  update(options: { readonly learningRate: number; readonly update: number }): void {
+  async update(options: { readonly learningRate: number; readonly update: number }): Promise<void> {
     const { beta1, beta2 } = this.options.optimizer;
     const { learningRate, update } = options;
     if (this.precision === "f16") this.#run(this.updater, { learning_rate: new Float32Array([learningRate]) });
@@ -140,6 +206,7 @@ export class Step implements Disposable {
       const hyper = [learningRate, 1 - beta1 ** update, Math.sqrt(1 - beta2 ** update), 0];
       this.#run(this.updater, { hyper: new Float32Array(hyper) });
     }
+    await this.sharded?.gatherParameters();
     this.#stale = true;
   }
 
@@ -193,28 +260,38 @@ export class Step implements Disposable {
   }
 
   /** Compiles a program into the workspace that all but the update take turns in. */
-  #compile({ graph, outputs }: DrawnGraph): Promise<Program> {
+  #compile({ graph, outputs }: DrawnGraph, boundaries: readonly Tensor[] = []): Promise<Program> {
     const { device, store } = this.model;
-    return compile(device, graph, outputs, store, { workspace: this.workspace });
+    return compile(device, graph, outputs, store, { workspace: this.workspace, boundaries });
   }
 
-  /** Every parameter or moment by its checkpoint key, read one at a time. */
+  /**
+   * Every parameter or moment by its checkpoint key, read one at a time. Where ranks share the moments, all of them must read
+   * the same one.
+   */
   tensors(kind: Kind): NamedTensor[] {
-    return this.model.tensors(kinds[kind]);
+    const { sharded, model } = this;
+    if (sharded === null || kind === "parameter") return model.tensors(kinds[kind]);
+    return model.declared.map(({ name, shape }) => ({
+      name: model.key(name),
+      shape,
+      read: async () => (await sharded.read(kindNames[kind], name)).subarray(0, count({ shape, dtype: "f32" })),
+    }));
   }
 
   /** Sets a parameter or moment by its checkpoint key. */
   load(kind: Kind, name: string, data: Float32Array): void {
     const parameter = this.model.declared.find((parameter) => this.model.key(parameter.name) === name);
     if (parameter === undefined) throw new RangeError(`Cannot load ${name}: the model has no such parameter`);
-    this.model.write(parameter, data, kinds[kind]);
+    if (this.sharded !== null && kind !== "parameter") this.sharded.write(kindNames[kind], parameter.name, data);
+    else this.model.write(parameter, data, kinds[kind]);
     this.#stale = true;
   }
 
   /** What the step launches. */
   describe(): string {
     const { parameterCount, device } = this.model;
-    const { dispatches, segments } = this.#microstep(this.options.rows);
+    const { dispatches, segments } = this.#microstep(this.options.rows).program;
     return `${
       (parameterCount / 1e6).toFixed(2)
     } M parameters on ${device.name}; a microstep has ${dispatches} dispatches ` +
@@ -224,9 +301,26 @@ export class Step implements Disposable {
   [Symbol.dispose](): void {
     this.#profiler?.[Symbol.dispose]();
     this.#evaluate?.[Symbol.dispose]();
-    for (const program of this.#microsteps.values()) program[Symbol.dispose]();
+    this.#exchange?.[Symbol.dispose]();
+    for (const { program } of this.#microsteps.values()) program[Symbol.dispose]();
     this.updater[Symbol.dispose]();
     this.refresher?.[Symbol.dispose]();
     this.workspace[Symbol.dispose]();
   }
 }
+
+/** What the layout calls the kinds of moments. */
+const kindNames = { expAvg: "exp_avg", expAvgSq: "exp_avg_sq" } as const;
+
+function microstepInputs(
+  program: Program,
+  { tokens, targets, positions, starts }: DenseBatch,
+  { seed, update, firstRow, scale }: Place & { readonly scale: number },
+) {
+  const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
+  const drops = program.inputs.includes("counter");
+  return drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs;
+}
+
+/** A run without a segment. */
+function* nothing(): Generator<number> {}

@@ -100,13 +100,22 @@ export class Memory implements Disposable {
 /** Turns a blueprint into commands: pipelines, bind groups, copies. */
 export class Assembler {
   readonly #commands: Command[] = [];
+  /** The segment in which each boundary is made. */
+  readonly #completed = new Map<Tensor, number>();
   #uniformOffset = 0;
 
   constructor(readonly device: Device, readonly memory: Memory, readonly options: CompileOptions) {}
 
-  async assemble(): Promise<Command[]> {
+  async assemble(): Promise<{ commands: readonly Command[]; completed: ReadonlyMap<Tensor, number> }> {
     const boundaries = new Set(this.options.boundaries?.map((tensor) => tensor.base));
     let seconds = 0;
+    let cuts = 0;
+    const cut = () => {
+      seconds = 0;
+      if (this.#commands.at(-1)?.kind === "cut") return;
+      this.#commands.push({ kind: "cut" });
+      cuts++;
+    };
     const { steps, plan } = this.memory.blueprint;
     for (const { call, dispatches } of steps) {
       for (const { from, to } of plan.copies.get(call) ?? []) {
@@ -116,17 +125,14 @@ export class Assembler {
       for (const dispatch of dispatches) {
         await this.#dispatch(dispatch);
         seconds += expected / dispatches.length;
-        if (seconds > SEGMENT_SECONDS) {
-          this.#commands.push({ kind: "cut" });
-          seconds = 0;
-        }
+        if (seconds > SEGMENT_SECONDS) cut();
       }
-      if (call.outputs.some((output) => boundaries.has(output)) && this.#commands.at(-1)?.kind !== "cut") {
-        this.#commands.push({ kind: "cut" });
-        seconds = 0;
-      }
+      const made = call.outputs.filter((output) => boundaries.has(output));
+      if (made.length > 0) cut();
+      for (const output of made) this.#completed.set(output, cuts - 1);
     }
-    return this.#commands;
+    if (this.#commands.at(-1)?.kind === "cut") this.#commands.pop();
+    return { commands: this.#commands, completed: this.#completed };
   }
 
   async #dispatch(dispatch: Dispatch): Promise<void> {

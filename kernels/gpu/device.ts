@@ -49,7 +49,7 @@ const UPLOAD_BYTES = 16 << 20;
  * Deno's mapAsync has already waited when it returns, so that a mapped range can be taken without a 10 ms sleep. That is
  * behaviour of these versions, no contract; other versions await.
  */
-const MAPS_AT_ONCE = /^2\.9\./.test(globalThis.Deno?.version?.deno ?? "");
+export const MAPS_AT_ONCE = /^2\.9\./.test(globalThis.Deno?.version?.deno ?? "");
 
 const NO_ADAPTER = "No WebGPU adapter found: install your GPU's Vulkan driver, or Mesa's CPU driver with " +
   "`sudo apt-get install mesa-vulkan-drivers` (./setup.sh does it on Debian and Ubuntu)";

@@ -1,15 +1,23 @@
-/** Encodes a program's commands and submits them, in segments. It knows no op and keeps nothing. */
+/** Encodes a program's commands and submits them, segment by segment. It knows no op and keeps nothing. */
 import type { Command } from "./assemble.ts";
 import type { Device } from "./device.ts";
 
 export interface SubmitOptions {
-  readonly onSegment?: (index: number) => void;
   /** Timestamps of a dispatch, counted from 0: it then gets a pass of its own. */
   readonly stamp?: (dispatch: number) => GPUComputePassTimestampWrites | undefined;
 }
 
 /** Submits all commands in their order. Returns before the GPU is done. */
-export function submit(device: Device, commands: readonly Command[], { onSegment, stamp }: SubmitOptions = {}): void {
+export function submit(device: Device, commands: readonly Command[], options: SubmitOptions = {}): void {
+  for (const _ of segments(device, commands, options));
+}
+
+/** Submits one segment at each step, and gives its number. */
+export function* segments(
+  device: Device,
+  commands: readonly Command[],
+  { stamp }: SubmitOptions = {},
+): Generator<number> {
   let encoder = device.gpu.createCommandEncoder();
   let pass: GPUComputePassEncoder | null = null;
   let segment = 0;
@@ -21,11 +29,11 @@ export function submit(device: Device, commands: readonly Command[], { onSegment
   const cut = () => {
     endPass();
     device.gpu.queue.submit([encoder.finish()]);
-    onSegment?.(segment++);
+    return segment++;
   };
   for (const command of commands) {
     if (command.kind === "cut") {
-      cut();
+      yield cut();
       encoder = device.gpu.createCommandEncoder();
     } else if (command.kind === "dispatch") {
       const timestampWrites = stamp?.(dispatched++);
@@ -40,7 +48,7 @@ export function submit(device: Device, commands: readonly Command[], { onSegment
       encodeCopy(encoder, command);
     }
   }
-  cut();
+  yield cut();
 }
 
 function encodeCopy(encoder: GPUCommandEncoder, command: Extract<Command, { kind: "copy" | "texture" }>): void {

@@ -2,7 +2,7 @@
  * Where the variables of a store lie: pure, so that what a model will hold is known before anything is made. Variables of
  * one kind lie back to back in few large buffers. It knows no op and makes no buffer.
  */
-import { byteLength, type Capabilities, count, type TensorType } from "./graph.ts";
+import { byteLength, type Capabilities, count, type DType, type TensorType } from "./graph.ts";
 
 export interface Entry extends TensorType {
   readonly name: string;
@@ -22,6 +22,15 @@ export interface Location extends TensorType {
   readonly buffer: number;
   readonly offset: number;
   readonly size: number;
+}
+
+/** Elements of a buffer, from a byte on. */
+export interface Span {
+  readonly buffer: number;
+  readonly offset: number;
+  readonly elements: number;
+  /** Default: f32. */
+  readonly dtype?: DType;
 }
 
 export interface LaidBuffer {
@@ -99,6 +108,12 @@ export class Layout {
   /** The flat arrays that cover all variables of a kind, padding between them included (it is zero and stays zero). */
   ranges(kind: string): readonly Range[] {
     return this.#ranges.get(kind) ?? [];
+  }
+
+  /** Names elements of a buffer, from a byte on, which are then a variable too. It may reach over others. */
+  view(name: string, { buffer, offset, elements, dtype = "f32" }: Span): void {
+    const type = { shape: [elements], dtype };
+    this.#variables.set(name, { buffer, offset, size: byteLength(type), ...type });
   }
 
   get(name: string): Location | undefined {

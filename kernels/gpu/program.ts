@@ -5,7 +5,7 @@
 import { Assembler, type Command, type CompileOptions, Memory, textureCopy } from "./assemble.ts";
 import { draw, offers } from "./blueprint.ts";
 import type { Device } from "./device.ts";
-import { submit } from "./encode.ts";
+import { segments, submit } from "./encode.ts";
 import { byteLength, type Graph, type Offer, type Tensor } from "./graph.ts";
 import { megabytes, type Plan, type Step } from "./plan.ts";
 import type { Store } from "./store.ts";
@@ -32,8 +32,8 @@ export async function compile(
   const blueprint = draw(graph, roots, steps, store.layout, device.capabilities, options);
   const memory = new Memory(device, store, blueprint, options.workspace);
   try {
-    const commands = await new Assembler(device, memory, options).assemble();
-    return new Program(device, outputs, memory, commands);
+    const { commands, completed } = await new Assembler(device, memory, options).assemble();
+    return new Program(device, outputs, memory, commands, completed);
   } catch (error) {
     memory[Symbol.dispose]();
     throw error;
@@ -55,6 +55,7 @@ export class Program implements Disposable {
     readonly outputs: Readonly<Record<string, Tensor>>,
     private readonly memory: Memory,
     readonly commands: readonly Command[],
+    private readonly completed: ReadonlyMap<Tensor, number>,
   ) {
     const { events, regionOf } = memory.blueprint;
     this.#written = writtenBuffers(events, regionOf);
@@ -96,8 +97,20 @@ export class Program implements Disposable {
    * Writes the inputs and submits the whole list, in segments. Returns before the GPU is done. An input that isn't given
    * keeps its value of the run before.
    */
-  run(inputs: Readonly<Record<string, ArrayBufferView>> = {}, onSegment?: (index: number) => void): void {
-    this.runBy((commands) => submit(this.device, commands, { onSegment }), inputs);
+  run(inputs: Readonly<Record<string, ArrayBufferView>> = {}): void {
+    this.runBy((commands) => submit(this.device, commands), inputs);
+  }
+
+  /** The same a segment at each step, which gives its number. It is a whole run only when it was iterated to its end. */
+  launch(inputs: Readonly<Record<string, ArrayBufferView>> = {}): Generator<number> {
+    return this.runBy((commands) => segments(this.device, commands), inputs);
+  }
+
+  /** The segment after which a boundary's value is there. */
+  segmentOf(boundary: Tensor): number {
+    const segment = this.completed.get(boundary.base);
+    if (segment === undefined) throw new RangeError("Cannot tell a value's segment: it was no boundary of the program");
+    return segment;
   }
 
   /** A run whose commands are submitted by `by`, which may measure them. */

@@ -164,7 +164,7 @@ Deno.test("a program runs on new inputs, adds into variables, reads outputs toge
   const before = device.bytes;
   const program = await compile(device, graph, { total, shifted }, store, { boundaries: [total] });
   const segments: number[] = [];
-  program.run({ x: floats(1, 2, 3, 4) }, (index) => segments.push(index));
+  segments.push(...program.launch({ x: floats(1, 2, 3, 4) }));
   program.run({ x: floats(10, 20, 30, 40) });
   const [a, b] = (await program.read("total", "shifted")).map((bytes) => new Float32Array(bytes));
   assert.deepEqual([...a], [11, 22, 33, 44]);
