@@ -16,6 +16,8 @@ export interface ConsoleOptions {
   readonly print?: (text: string) => void;
   /** Seconds between two status lines where there is no terminal. */
   readonly every?: number;
+  /** Another process may have left its status line on the terminal. Default: false. */
+  readonly shared?: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -25,10 +27,11 @@ export function createConsole(options: ConsoleOptions = {}): Console {
   const terminal = options.terminal ?? Deno.stdout.isTerminal();
   const print = options.print ?? ((text: string) => writeAllSync(Deno.stdout, encoder.encode(text)));
   const every = (options.every ?? 5) * 1000;
+  const shared = terminal && options.shared === true;
   let last = -Infinity;
   let standing = false;
   const cleared = () => {
-    const clear = standing ? CLEAR : "";
+    const clear = standing || shared ? CLEAR : "";
     standing = false;
     return clear;
   };

@@ -23,7 +23,7 @@ export interface Job {
   readonly isolation: Isolation;
   /** Name of the POSIX shared memory; null where ranks are Workers. */
   readonly sharedMemory: string | null;
-  /** Process that watches: where it is gone, ranks end. */
+  /** Id of the process that watches: where it is gone, ranks end. */
   readonly supervisor: number;
 }
 
@@ -35,14 +35,24 @@ export interface Beat {
   readonly run: string | null;
 }
 
+/** A beat as the supervisor finds it: whether or not its text is whole, `time` differs from that of the beat before. */
+export interface HeardBeat {
+  readonly time: number;
+  readonly beat: Beat | undefined;
+}
+
 /** Why a rank ended: what a user can mend, a fault that another try may not meet, or another rank's end. */
 export interface Failure {
   readonly kind: "user" | "fault" | "abandoned";
   readonly message: string;
 }
 
+/** Exit codes of a rank's process, beside a user error's own: a fault that another try may not meet, another rank's end. */
+export const FAULT = 70;
+export const ABANDONED = 71;
+
 /** Milliseconds between two beats that are written. */
-const BEAT_EVERY = 500;
+const BEAT_EVERY = 200;
 
 const JOB = "job.json";
 const beatFile = (folder: string, rank: number) => join(folder, `beat-${rank}.json`);
@@ -56,7 +66,7 @@ export async function readJob(folder: string): Promise<Job> {
   return JSON.parse(await Deno.readTextFile(join(folder, JOB)));
 }
 
-/** A rank's heart. */
+/** A rank's heart. Its first beat says too that the rank has mapped the job's shared memory. */
 export class Heart {
   #written = -Infinity;
   #beat: Beat = { step: 0, run: null };
@@ -66,41 +76,61 @@ export class Heart {
   /**
    * Says that this rank lives; call it often, it writes seldom.
    *
-   * @throws Abandoned where the supervisor is gone.
+   * @throws Abandoned where the supervisor is gone; the job's folder is then removed.
    */
   beat(news: Partial<Beat> = {}): void {
+    const { run } = this.#beat;
     this.#beat = { ...this.#beat, ...news };
     const now = performance.now();
-    if (now - this.#written < BEAT_EVERY) return;
+    if (now - this.#written < BEAT_EVERY && this.#beat.run === run) return;
     this.#written = now;
-    if (Deno.ppid !== this.supervisor) throw new Abandoned("the supervisor is gone");
-    Deno.writeTextFileSync(beatFile(this.folder, this.rank), JSON.stringify(this.#beat));
+    if (Deno.ppid !== this.supervisor) this.#orphaned();
+    try {
+      Deno.writeTextFileSync(beatFile(this.folder, this.rank), JSON.stringify(this.#beat));
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) this.#orphaned();
+      // A full disk ends no rank: opening the file has set its time, which is the sign of life.
+    }
+  }
+
+  #orphaned(): never {
+    try {
+      Deno.removeSync(this.folder, { recursive: true });
+    } catch {
+      // Another rank removes it.
+    }
+    throw new Abandoned("the supervisor is gone");
   }
 }
 
-/** A rank's last beat and how many milliseconds ago it was; undefined where it had none yet. */
-export async function readBeat(folder: string, rank: number): Promise<Beat & { readonly age: number } | undefined> {
-  try {
-    const file = beatFile(folder, rank);
-    const [text, { mtime }] = await Promise.all([Deno.readTextFile(file), Deno.stat(file)]);
-    return { ...JSON.parse(text) as Beat, age: Date.now() - Number(mtime) };
-  } catch {
-    return undefined; // not there, or being written
-  }
+/** A rank's last beat; undefined where it had none yet. */
+export async function readBeat(folder: string, rank: number): Promise<HeardBeat | undefined> {
+  const file = beatFile(folder, rank);
+  const time = await Deno.stat(file).then(({ mtime }) => Number(mtime), () => undefined);
+  return time === undefined ? undefined : { time, beat: await readOwn<Beat>(file) };
 }
 
-/** Leaves word of why a rank fails. */
+/** Leaves word of why a rank fails, where the disk takes it; the exit code tells the rest. */
 export function writeFailure(folder: string, rank: number, error: unknown): void {
   const kind = error instanceof UserError ? "user" : error instanceof Abandoned ? "abandoned" : "fault";
   const message = error instanceof Error ? error.message : String(error);
   const failure: Failure = { kind, message };
-  Deno.writeTextFileSync(failureFile(folder, rank), JSON.stringify(failure));
+  try {
+    Deno.writeTextFileSync(failureFile(folder, rank), JSON.stringify(failure));
+  } catch {
+    // The disk is full, or the supervisor and its folder are gone.
+  }
 }
 
 /** Why a rank failed; undefined where it left no word, as one that was killed. */
 export async function readFailure(folder: string, rank: number): Promise<Failure | undefined> {
+  return await readOwn(failureFile(folder, rank));
+}
+
+/** What a rank wrote; undefined where there is nothing, or it isn't whole. */
+async function readOwn<T>(file: string): Promise<T | undefined> {
   try {
-    return JSON.parse(await Deno.readTextFile(failureFile(folder, rank)));
+    return JSON.parse(await Deno.readTextFile(file));
   } catch {
     return undefined;
   }

@@ -16,7 +16,7 @@ import { openLoader } from "./loader.ts";
 import { openMetrics, type UpdateRecord } from "./metrics.ts";
 import { writePlots } from "./plot.ts";
 import { profileStep } from "./profile.ts";
-import { openRun } from "./run_folder.ts";
+import { openRun, resumeCommand } from "./run_folder.ts";
 import { cutSamples, sample } from "./sample.ts";
 import { learningRateAt } from "./schedule.ts";
 import { updateShape } from "./shares.ts";
@@ -237,10 +237,6 @@ function statusLine(update: Omit<UpdateRecord, "kind">, steps: number, secondsLe
     gradNorm.toFixed(2)
   } ` +
     `${count(tokensPerSecond)} tok/s${secondsLeft === undefined ? "" : ` ${duration(secondsLeft)} left`}`;
-}
-
-function resumeCommand(run: string): string {
-  return `deno task train --out ${shellWord(run)} --resume`;
 }
 
 function count(value: number): string {

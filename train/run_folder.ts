@@ -1,5 +1,6 @@
 /** The folder of a run: a new one that nothing stood in, or the one to go on with. It knows no training. */
 import { join } from "node:path";
+import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
@@ -14,6 +15,11 @@ export const KERNELS = "kernels.json";
 /** How fast its ranks are, where they share updates out by speed. */
 export const SPEEDS = "speeds.json";
 const LEFTOVER = /^(config\.json|kernels\.json|speeds\.json|metrics\.jsonl|samples\.txt)\.tmp-/;
+
+/** What to type to go on with a run. */
+export function resumeCommand(run: string): string {
+  return `deno task train --out ${shellWord(run)} --resume`;
+}
 
 export interface Run extends Disposable {
   readonly folder: string;
