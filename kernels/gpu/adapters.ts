@@ -92,8 +92,8 @@ function nameOf(info: GPUAdapterInfo): string {
 }
 
 /**
- * The adapter of each rank. `wanted` is "all", or names or indices with commas between; a name takes every adapter that has
- * it in its own. Empty takes every GPU that can be opened, or one CPU driver where there is no GPU. `ranks` go round the
+ * The adapter of each rank. `wanted` is "all", or names, indices, PCI addresses or UUIDs with commas between; a name takes
+ * every adapter that has it in its own. Empty takes every GPU that can be opened, or one CPU driver where there is no GPU. `ranks` go round the
  * adapters; 0 is one an adapter.
  *
  * @throws UserError with exit code 2 that names what there is.
@@ -103,7 +103,7 @@ export function chooseAdapters(found: readonly FoundAdapter[], wanted: string, r
   const chosen = words === "" ? defaultOf(found) : words === "all" ? found : namedIn(found, words);
   for (const adapter of chosen) {
     if (adapter.unreachable !== null) {
-      throw new UserError(`Cannot use ${label(adapter, found)}: ${adapter.unreachable}`, 2);
+      throw new UserError(`Cannot use adapter ${label(adapter, found)}: ${adapter.unreachable}`, 2);
     }
   }
   if (words !== "" && ranks > 0 && ranks < chosen.length) {
@@ -135,15 +135,19 @@ function namedIn(found: readonly FoundAdapter[], words: string): readonly FoundA
   });
   const twice = chosen.find((adapter, i) => chosen.indexOf(adapter) !== i);
   if (twice === undefined) return chosen;
-  throw new UserError(`Name ${label(twice, found)} once: --ranks N puts several ranks on one adapter`, 2);
+  throw new UserError(`Name adapter ${label(twice, found)} once: --ranks N puts several ranks on one adapter`, 2);
 }
 
 function withName(found: readonly FoundAdapter[], word: string): readonly FoundAdapter[] {
-  return word === "" ? [] : found.filter(({ name }) => name.toLowerCase().includes(word.toLowerCase()));
+  const part = word.toLowerCase();
+  const named = ({ name, pci, uuid }: FoundAdapter) =>
+    name.toLowerCase().includes(part) || pci === part || uuid === part;
+  return part === "" ? [] : found.filter(named);
 }
 
 function label(adapter: FoundAdapter, found: readonly FoundAdapter[]): string {
-  return `${found.indexOf(adapter)} (${adapter.name}${adapter.pci === null ? "" : ` at ${adapter.pci}`})`;
+  const place = adapter.pci === null ? "" : ` at ${adapter.pci}`;
+  return `${found.indexOf(adapter)} ${JSON.stringify(adapter.name)}${place}`;
 }
 
 /**

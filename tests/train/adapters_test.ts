@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import type { AdapterDescription } from "../../train/adapters.ts";
+import { testWithBoards } from "../boards.ts";
 import { testWithSwiftShader } from "../swiftshader.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
@@ -48,7 +49,7 @@ Deno.test("ranks go where flags say", async () => {
   assert.match((await adapters(["--ranks", "2", "--adapters", "0"])).out, /^0: .* → ranks 0, 1\n/);
   const wrong = await adapters(["--adapters", "no such board"]);
   assert.equal(wrong.code, 2);
-  assert.match(wrong.error, /^error: Cannot find adapter "no such board": there is 0 \(.*\n$/);
+  assert.match(wrong.error, /^error: Cannot find adapter "no such board": there is 0 ".*\n$/);
 });
 
 Deno.test("without the right to call Vulkan, WebGPU's own view is listed", async () => {
@@ -76,5 +77,25 @@ testWithSwiftShader("without the right to the environment only the first of two 
   assert.match(found[1].error!, /needs --allow-env=DENO_WEBGPU_BACKEND,/);
   const { code, error } = await adapters(["--adapters", "1"], { env, permit });
   assert.equal(code, 2);
-  assert.match(error, /^error: Cannot use 1 \(.*\): picking an adapter needs --allow-env=.*\n$/);
+  assert.match(error, /^error: Cannot use adapter 1 ".*": picking an adapter needs --allow-env=.*\n$/);
+});
+
+testWithBoards(3, "boards of one model each get a rank of their own", async (env) => {
+  const found = await listed([], { env });
+  assert.deepEqual(found.map(({ name }) => name).toSorted(), ["board 1", "board 2", "board 3"]);
+  assert.deepEqual(found.map(({ pci }) => pci).toSorted(), ["0000:01:00.0", "0000:02:00.0", "0000:03:00.0"]);
+  assert.deepEqual(found.map(({ ranks }) => ranks), [[0], [1], [2]]);
+  assert.deepEqual(found.map(({ type }) => type), ["discrete", "discrete", "discrete"]);
+  assert.deepEqual(found.map(({ error }) => error), [null, null, null]);
+});
+
+testWithBoards(3, "a board that nothing leads to gets no rank", async (env) => {
+  const found = await listed([], { env: { ...env, VK_LOADER_LAYERS_DISABLE: "*" } });
+  const open = found.filter(({ error }) => error === null);
+  assert.ok(open.length < 3);
+  assert.deepEqual(open.flatMap(({ ranks }) => ranks), open.map((_, rank) => rank));
+  for (const { ranks, error } of found.filter((adapter) => adapter.error !== null)) {
+    assert.deepEqual(ranks, []);
+    assert.match(error!, /^nothing makes WebGPU show it here: install mesa-vulkan-drivers/);
+  }
 });

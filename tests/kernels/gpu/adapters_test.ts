@@ -48,16 +48,18 @@ Deno.test("adapters are named by index, by name or by part of it", () => {
   assertChosen(machine, "UHD,0", 0, integrated, left);
   assertChosen(machine, cpu.name, 0, cpu); // its name has a comma
   assertChosen(machine, "3090", 0, left, right); // no index
+  assertChosen(machine, "0000:41:00.0", 0, right);
+  assertChosen(machine, `${cpu.uuid},0`, 0, cpu, left);
 });
 
 Deno.test("what can't be chosen is refused, with what there is", () => {
   const machine = [left, right];
   const choose = (wanted: string, ranks = 0) => () => chooseAdapters(machine, wanted, ranks);
-  assert.throws(choose("radeon"), refuses(/"radeon": there is 0 \(NVIDIA GeForce RTX 3090 at 0000:01:00.0\); 1 \(/));
+  assert.throws(choose("radeon"), refuses(/"radeon": there is 0 "NVIDIA GeForce RTX 3090" at 0000:01:00.0; 1 "/));
   assert.throws(choose("2"), refuses(/"2": there is 0/));
   assert.throws(choose("0,,1"), refuses(/"": there is 0/));
-  assert.throws(choose("0,0"), refuses(/Name 0 \(.*\) once: --ranks N/));
-  assert.throws(choose("geforce,1"), refuses(/Name 1 \(.*\) once/));
+  assert.throws(choose("0,0"), refuses(/Name adapter 0 ".*" at \S+ once: --ranks N/));
+  assert.throws(choose("geforce,1"), refuses(/Name adapter 1 ".*" at \S+ once/));
   assert.throws(choose("all", 1), refuses(/2 adapters with --ranks 1: raise --ranks to 2/));
 });
 
@@ -72,7 +74,7 @@ Deno.test("a board that can't be opened is left out, or refused where it is name
   const hidden = found(rightBoard, "nothing shows it");
   assertChosen([left, hidden], "", 0, left);
   const named = () => chooseAdapters([left, hidden], "1", 0);
-  assert.throws(named, refuses(/^Cannot use 1 \(NVIDIA GeForce RTX 3090 at 0000:41:00.0\): nothing shows it$/));
+  assert.throws(named, refuses(/^Cannot use adapter 1 "NVIDIA GeForce RTX 3090" at 0000:41:00.0: nothing shows it$/));
 });
 
 Deno.test("every adapter of this machine can be listed and opened", async () => {
