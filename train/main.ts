@@ -5,26 +5,33 @@ import { writeAllSync } from "../model/files.ts";
 import { reportFailure } from "../model/report.ts";
 import { readSettings } from "./config.ts";
 import { createConsole } from "./console.ts";
-import { listenForStop } from "./stop.ts";
-
-/** Ended by a signal, as shells have it. */
-const INTERRUPTED = 130;
 
 const PLOT_USAGE = `Draws a run's metrics as SVG files in its plots folder.
 
   deno task plot RUN`;
 
-const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+/** A command that none but this program gives. */
+const HIDDEN = "rank";
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<number | void>>> = {
   async train(args) {
     const settings = await readSettings(args);
     if ("help" in settings) return print(settings.help);
     const { planRun } = await import("./dry_run.ts");
     const planned = await planRun(settings); // before minutes go into data that nothing can train on
     if (planned !== undefined) return print(planned);
-    const console = createConsole();
-    using stop = listenForStop((line) => console.line(line), () => Deno.exit(INTERRUPTED));
-    const [{ train }, { openLearner }] = await Promise.all([import("./loop.ts"), import("./gpu_learner.ts")]);
-    await train(settings, { openLearner, console, stop });
+    const [{ supervise }, { chooseAdapters, listAdapters }] = await Promise.all([
+      import("./supervisor.ts"),
+      import("../kernels/gpu/adapters.ts"),
+    ]);
+    const { adapters, ranks } = settings.config;
+    const chosen = chooseAdapters(await listAdapters(), adapters, ranks);
+    return await supervise(settings, chosen, { console: createConsole() });
+  },
+  /** What a supervisor starts: a rank of the job in a folder, or all of its ranks. */
+  async [HIDDEN]([folder, number]) {
+    const { runJobProcess } = await import("./job_process.ts");
+    return await runJobProcess(folder, number === undefined ? null : Number(number), (code) => Deno.exit(code));
   },
   async prepare(args) {
     const { prepareCommand } = await import("./prepare_command.ts");
@@ -65,15 +72,15 @@ async function run([name, ...args]: readonly string[]): Promise<number> {
   try {
     const command = name === undefined ? undefined : commands[name];
     if (command === undefined) {
-      const known = name === undefined ? undefined : closest(name, Object.keys(commands));
-      const list = Object.keys(commands).join(", ");
+      const names = Object.keys(commands).filter((name) => name !== HIDDEN);
+      const known = name === undefined ? undefined : closest(name, names);
+      const list = names.join(", ");
       throw new UserError(
         `Unknown command ${name ?? "(none)"}: ${known ? `did you mean ${known}?` : `wanted ${list}`}`,
         2,
       );
     }
-    await command(args);
-    return 0;
+    return await command(args) ?? 0;
   } catch (error) {
     return reportFailure(error);
   }

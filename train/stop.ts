@@ -36,3 +36,9 @@ export function listenForStop(say: (line: string) => void, end: () => void): Sto
     [Symbol.dispose]: () => heard.forEach((signal) => Deno.removeSignalListener(signal, hear)),
   };
 }
+
+/** For a process that another one tells when to end: a terminal's Ctrl-C reaches it too, and means the other. */
+export function ignoreStop(): Stop {
+  const stop = listenForStop(() => {}, () => {});
+  return { ...stop, requested: false, listen: () => {} };
+}
