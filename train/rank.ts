@@ -55,11 +55,11 @@ export async function runRank(options: RankOptions): Promise<void> {
 }
 
 /** Opens one rank's device after the other's: in one process the environment that picks an adapter is everyone's. */
-async function inTurn<T>({ rank, size, barrier }: Communicator, open: () => Promise<T>): Promise<T> {
+async function inTurn<T>(communicator: Communicator, open: () => Promise<T>): Promise<T> {
   let opened: T | undefined;
-  for (let turn = 0; turn < size; turn++) {
-    if (turn === rank) opened = await open();
-    await barrier();
+  for (let turn = 0; turn < communicator.size; turn++) {
+    if (turn === communicator.rank) opened = await open();
+    await communicator.barrier();
   }
   return opened!;
 }
