@@ -1,8 +1,8 @@
 /** A process of a job: one rank in its own thread, or all ranks as Workers. It supervises nothing. */
 import { createConsole } from "./console.ts";
-import { type Job, readJob, writeFailure } from "./job.ts";
+import { ABANDONED, FAULT, type Job, readJob, writeFailure } from "./job.ts";
 import { openPosixRegion } from "./posix_memory.ts";
-import { ABANDONED, FAULT, runSupervisedRank } from "./rank.ts";
+import { runSupervisedRank } from "./rank.ts";
 import type { RankMessage, RankNews } from "./rank_worker.ts";
 import { abandon, regionBytes, requestStop, threadRegion } from "./shared_memory.ts";
 import { ignoreStop, listenForStop } from "./stop.ts";

@@ -8,15 +8,11 @@ import { reportFailure } from "../model/report.ts";
 import { Abandoned, alone, type Communicator, gatherJson } from "./communicator.ts";
 import { type Console, createConsole } from "./console.ts";
 import { openRankLearner, type RankPlace } from "./gpu_learner.ts";
-import { Heart, type Job, writeFailure } from "./job.ts";
+import { ABANDONED, FAULT, Heart, type Job, writeFailure } from "./job.ts";
 import { train } from "./loop.ts";
 import { follow, leading, type OpenRankLearner } from "./parallel.ts";
 import { abandon, sharedCommunicator, type SharedRegion } from "./shared_memory.ts";
 import type { Stop } from "./stop.ts";
-
-/** Exit codes of ranks beside a user error's own: a fault that another try may not meet, another rank's end. */
-export const FAULT = 70;
-export const ABANDONED = 71;
 
 export interface RankOptions {
   readonly job: Pick<Job, "settings" | "adapters">;
