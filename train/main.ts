@@ -20,13 +20,16 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     const { planRun } = await import("./dry_run.ts");
     const planned = await planRun(settings); // before minutes go into data that nothing can train on
     if (planned !== undefined) return print(planned);
-    const [{ supervise }, { chooseAdapters, listAdapters }] = await Promise.all([
+    const [{ supervise }, { chooseAdapters, leftOut, listAdapters }] = await Promise.all([
       import("./supervisor.ts"),
       import("../kernels/gpu/adapters.ts"),
     ]);
     const { adapters, ranks } = settings.config;
-    const chosen = chooseAdapters(await listAdapters(), adapters, ranks);
-    return await supervise(settings, chosen, { console: createConsole() });
+    const found = await listAdapters();
+    const chosen = chooseAdapters(found, adapters, ranks);
+    const console = createConsole();
+    leftOut(found, adapters).forEach((line) => console.line(line));
+    return await supervise(settings, chosen, { console });
   },
   /** What a supervisor starts: a rank of the job in a folder, or all of its ranks. */
   async [HIDDEN]([folder, number]) {

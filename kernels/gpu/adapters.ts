@@ -46,14 +46,15 @@ export async function listAdapters(): Promise<readonly FoundAdapter[]> {
   const devices = usesVulkan() ? enumerateVulkan() ?? [] : [];
   if (devices.length === 0) return await shownByWebGpu();
   const selections = selectionsOf(devices);
-  return devices.map((device, i) => {
+  return devices.map(({ conformant, ...device }, i) => {
     const selection = selections[i] ?? { environment: {}, powerPreference: "high-performance" };
-    const unreachable = selections[i] === null ? whyUnreachable() : null;
+    const unreachable = selections[i] === null ? whyUnreachable(conformant) : null;
     return { ...device, ...selection, id: boardOf(device), unreachable };
   });
 }
 
-function whyUnreachable(): string {
+function whyUnreachable(conformant: boolean): string {
+  if (!conformant) return "its driver isn't conformant to Vulkan, so WebGPU hides it: install another for it";
   if (!mayUse(selectionVariables)) return `picking an adapter needs --allow-env=${selectionVariables.join(",")}`;
   const remedy = Deno.build.os === "linux"
     ? "install mesa-vulkan-drivers 23.3 or later, whose layer picks boards by PCI address"
@@ -92,18 +93,21 @@ function nameOf(info: GPUAdapterInfo): string {
 }
 
 /**
- * The adapter of each rank. `wanted` is "all", or names, indices, PCI addresses or UUIDs with commas between; a name takes
+ * The adapter of each rank. `wanted` is "all" that can be opened, or names, indices, PCI addresses or UUIDs with commas between; a name takes
  * every adapter that has it in its own. Empty takes every GPU that can be opened, or one CPU driver where there is no GPU. `ranks` go round the
  * adapters; 0 is one an adapter.
  *
- * @throws UserError with exit code 2 that names what there is.
+ * @throws UserError with exit code 2 that names what there is, 3 where none can be opened.
  */
 export function chooseAdapters(found: readonly FoundAdapter[], wanted: string, ranks: number): readonly FoundAdapter[] {
   const words = wanted.trim();
-  const chosen = words === "" ? defaultOf(found) : words === "all" ? found : namedIn(found, words);
+  const chosen = words === "" ? defaultOf(found) : words === "all" ? usable(found) : namedIn(found, words);
   for (const adapter of chosen) {
     if (adapter.unreachable !== null) {
-      throw new UserError(`Cannot use adapter ${label(adapter, found)}: ${adapter.unreachable}`, 2);
+      throw new UserError(
+        `Cannot use adapter ${label(adapter, found)}: ${adapter.unreachable}`,
+        ["", "all"].includes(words) ? 3 : 2,
+      );
     }
   }
   if (words !== "" && ranks > 0 && ranks < chosen.length) {
@@ -115,12 +119,24 @@ export function chooseAdapters(found: readonly FoundAdapter[], wanted: string, r
   return Array.from({ length: ranks || chosen.length }, (_, rank) => chosen[rank % chosen.length]);
 }
 
+/** Those that can be opened; where there is none, one that says why. */
+function usable(found: readonly FoundAdapter[]): readonly FoundAdapter[] {
+  const open = found.filter(({ unreachable }) => unreachable === null);
+  return open.length === 0 ? found.slice(0, 1) : open;
+}
+
 /** A board that two drivers show is taken once: ranks that share a board share its speed. */
 function defaultOf(found: readonly FoundAdapter[]): readonly FoundAdapter[] {
-  const open = found.filter(({ unreachable }) => unreachable === null);
-  const gpus = open.filter(({ type }) => type !== "cpu");
-  if (gpus.length === 0) return (open.length === 0 ? found : open).slice(0, 1);
+  const gpus = usable(found).filter(({ type }) => type !== "cpu");
+  if (gpus.length === 0) return usable(found).slice(0, 1);
   return gpus.filter(({ id }, i) => id === null || gpus.findIndex((other) => other.id === id) === i);
+}
+
+/** A line for each GPU that a choice which isn't by name had to leave out. */
+export function leftOut(found: readonly FoundAdapter[], wanted: string): readonly string[] {
+  if (!["", "all"].includes(wanted.trim())) return [];
+  return found.filter(({ unreachable, type }) => unreachable !== null && type !== "cpu")
+    .map((adapter) => `adapter ${label(adapter, found)} isn't used: ${adapter.unreachable}`);
 }
 
 function namedIn(found: readonly FoundAdapter[], words: string): readonly FoundAdapter[] {

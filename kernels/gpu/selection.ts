@@ -44,13 +44,15 @@ export function takenNow(powerPreference: GPUPowerPreference): VulkanDevice | un
   return later.every((device) => device !== undefined && isSame(device, first)) ? first : undefined;
 }
 
-/** The device that WebGPU takes where the loader shows these. */
+/** The device that WebGPU takes where the loader shows these. It hides drivers that aren't conformant. */
 export function shownFirst(
   devices: readonly VulkanDevice[],
   powerPreference: GPUPowerPreference,
 ): VulkanDevice | undefined {
   const order = BY_TYPE[powerPreference];
-  return devices.toSorted((a, b) => order.indexOf(a.type) - order.indexOf(b.type))[0];
+  return devices.filter(({ conformant }) => conformant).toSorted((a, b) =>
+    order.indexOf(a.type) - order.indexOf(b.type)
+  )[0];
 }
 
 /** Identifies a board: two drivers may give one board two UUIDs, but it sits in one place. */

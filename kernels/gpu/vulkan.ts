@@ -25,6 +25,8 @@ export interface VulkanDevice {
   /** domain:bus:device.function; null where the driver doesn't tell or there is no such bus. */
   readonly pci: string | null;
   readonly heaps: readonly MemoryHeap[];
+  /** Whether its driver has passed Vulkan's conformance tests, as far as it tells. */
+  readonly conformant: boolean;
 }
 
 const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
@@ -147,6 +149,7 @@ function describe({ symbols }: Vulkan, device: Deno.PointerObject): VulkanDevice
     uuid: uuidOf(id),
     pci: extensions.has("VK_EXT_pci_bus_info") ? pciOf(pci) : null,
     heaps: heapsOf(memory),
+    conformant: isConformant(driver),
   };
 }
 
@@ -162,6 +165,11 @@ function extensionsOf(symbols: Vulkan["symbols"], device: Deno.PointerObject): S
 function driverOf(properties: DataView): string {
   const [name, info] = [text(properties, 20), text(properties, 276)];
   return info.startsWith(name) ? info : `${name} ${info}`.trim();
+}
+
+/** Drivers that passed nothing write version 0 of the tests; those that fill in nothing have no driverID either. */
+function isConformant(properties: DataView): boolean {
+  return properties.getUint32(16, true) === 0 || properties.getUint8(532) > 0;
 }
 
 /** As vulkaninfo writes it. */

@@ -4,6 +4,7 @@ import {
   type AdapterChoice,
   chooseAdapters,
   type FoundAdapter,
+  leftOut,
   listAdapters,
   openAdapter,
   refuseSharedBoard,
@@ -73,7 +74,13 @@ Deno.test("a board that two drivers show gets one rank", () => {
 Deno.test("a board that can't be opened is left out, or refused where it is named", () => {
   const hidden = found(rightBoard, "nothing shows it");
   assertChosen([left, hidden], "", 0, left);
+  assertChosen([left, hidden], "all", 0, left);
+  const line = `adapter 1 "NVIDIA GeForce RTX 3090" at 0000:41:00.0 isn't used: nothing shows it`;
+  assert.deepEqual(leftOut([left, hidden, found(onProcessor, "nothing shows it")], ""), [line]);
+  assert.deepEqual(leftOut([left, hidden], "all"), [line]);
+  assert.deepEqual(leftOut([left, hidden], "0"), []); // asked for
   const named = () => chooseAdapters([left, hidden], "1", 0);
+  assert.throws(() => chooseAdapters([hidden], "", 0), refuses(/nothing shows it$/, 3));
   assert.throws(named, refuses(/^Cannot use adapter 1 "NVIDIA GeForce RTX 3090" at 0000:41:00.0: nothing shows it$/));
 });
 

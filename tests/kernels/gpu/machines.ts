@@ -12,6 +12,7 @@ const device = (properties: Partial<VulkanDevice>): VulkanDevice => ({
   uuid: null,
   pci: null,
   heaps: [{ bytes: 24 * 2 ** 30, deviceLocal: true }],
+  conformant: true,
   ...properties,
 });
 
@@ -54,6 +55,6 @@ export const alsoOnProcessor = device({
 });
 
 /** As listAdapters gives it. */
-export function found(device: VulkanDevice, unreachable: string | null = null): FoundAdapter {
+export function found({ conformant: _, ...device }: VulkanDevice, unreachable: string | null = null): FoundAdapter {
   return { ...device, id: boardOf(device), environment: {}, powerPreference: "high-performance", unreachable };
 }

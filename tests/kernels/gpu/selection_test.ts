@@ -57,6 +57,14 @@ Deno.test("without a layer that picks, only what WebGPU prefers by kind is reach
   assert.deepEqual(reached([leftBoard, onProcessor]), ["high-performance", null]);
 });
 
+Deno.test("a driver that isn't conformant is out of reach, and in nobody's way", () => {
+  const hidden = { ...leftBoard, conformant: false };
+  const machine = [hidden, onProcessor];
+  const taken = ({ powerPreference }: Selection) => shownFirst(machine, powerPreference);
+  assert.deepEqual(selectionsOf(machine, taken, true).map((selection) => selection !== null), [false, true]);
+  assert.equal(shownFirst([hidden], "high-performance"), undefined);
+});
+
 Deno.test("where the environment can't be changed it is left alone", () => {
   const taken = ({ environment, powerPreference }: Selection) => {
     assert.deepEqual(environment, {});

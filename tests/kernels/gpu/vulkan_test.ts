@@ -42,7 +42,8 @@ testWith(devices, "Vulkan loader", "every device says what it is", () => {
 });
 
 testWith(lavapipe, "lavapipe", "lavapipe is read as Mesa writes it", () => {
-  const { vendorId, deviceId, type, driver, uuid, pci, heaps } = lavapipe!;
+  const { vendorId, deviceId, type, driver, uuid, pci, heaps, conformant } = lavapipe!;
+  assert.ok(conformant);
   assert.deepEqual({ vendorId, deviceId, type, pci }, { vendorId: 0x10005, deviceId: 0, type: "cpu", pci: null });
   assert.match(driver, /^llvmpipe Mesa \d+\.\d+/);
   assert.ok(uuid !== null);
