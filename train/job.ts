@@ -50,6 +50,8 @@ export interface Failure {
 /** Exit codes of a rank's process, beside a user error's own: a fault that another try may not meet, another rank's end. */
 export const FAULT = 70;
 export const ABANDONED = 71;
+/** Ended by a signal, as shells have it. */
+export const INTERRUPTED = 130;
 
 /** Milliseconds between two beats that are written. */
 const BEAT_EVERY = 200;

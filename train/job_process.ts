@@ -1,11 +1,10 @@
 /** A process of a job: one rank in its own thread, or all ranks as Workers. It supervises nothing. */
-import { createConsole } from "./console.ts";
-import { ABANDONED, FAULT, type Job, readJob, writeFailure } from "./job.ts";
+import { ABANDONED, FAULT, INTERRUPTED, type Job, readJob, writeFailure } from "./job.ts";
 import { openPosixRegion } from "./posix_memory.ts";
 import { runSupervisedRank } from "./rank.ts";
 import type { RankMessage, RankNews } from "./rank_worker.ts";
 import { abandon, regionBytes, requestStop, threadRegion } from "./shared_memory.ts";
-import { ignoreStop, listenForStop } from "./stop.ts";
+import { ignoreStop, listenToSupervisor } from "./stop.ts";
 
 /** Milliseconds that Workers have to end after one of them failed. */
 const PATIENCE = 5000;
@@ -26,25 +25,17 @@ export async function runJobProcess(
   return await runHere(job, folder, rank ?? 0, end);
 }
 
-const INTERRUPTED = 130;
-
 async function runHere(job: Job, folder: string, rank: number, end: (code: number) => never): Promise<number> {
-  const console = createConsole();
-  using stop = rank === 0 ? listenForStop((line) => console.line(line), () => end(INTERRUPTED)) : ignoreStop();
+  using stop = rank === 0 ? listenToSupervisor(() => {}, () => end(INTERRUPTED)) : ignoreStop();
   const { sharedMemory, adapters } = job;
   using region = sharedMemory === null ? null : openPosixRegion(sharedMemory, regionBytes(adapters.length));
   return await runSupervisedRank({ job, folder, rank, region, stop, onOrphaned: () => end(ABANDONED) });
 }
 
 async function runWorkers(job: Job, folder: string, end: (code: number) => never): Promise<number> {
-  const console = createConsole();
   const memory = new SharedArrayBuffer(regionBytes(job.adapters.length));
   using region = threadRegion(memory);
-  const heard = (line: string) => {
-    requestStop(region);
-    console.line(line);
-  };
-  using stop = listenForStop(heard, () => end(INTERRUPTED));
+  using stop = listenToSupervisor(() => requestStop(region), () => end(INTERRUPTED));
   let patience: ReturnType<typeof setTimeout> | undefined;
   const codes = await Promise.all(job.adapters.map((_, rank) => {
     return runWorker({ folder, rank, memory }, (news) => {

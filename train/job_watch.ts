@@ -2,15 +2,15 @@
  * The processes of a job: started, watched until the job ends, and ended with it. It knows no training and doesn't decide
  * what comes after.
  */
-import { ABANDONED, type Beat, type Job, readBeat, readFailure } from "./job.ts";
+import { ABANDONED, type Beat, INTERRUPTED, type Job, readBeat, readFailure } from "./job.ts";
 
 /** Starts the process of a rank, or of all ranks where `rank` is null, for the job in a folder. */
 export type StartRanks = (folder: string, rank: number | null) => Deno.ChildProcess;
 
-/** How a job ended, where the supervisor didn't end it. */
+/** How a job ended. */
 export interface Ending {
-  /** All is done; there is something that a user must mend, and was told; something that another try may not meet. */
-  readonly kind: "done" | "user" | "fault";
+  /** All is done; it was asked to end; a user must mend something, and was told what; another try may not meet it. */
+  readonly kind: "done" | "stopped" | "user" | "fault";
   readonly exitCode: number;
   /** The rank that began it; null where that can't be told. */
   readonly rank: number | null;
@@ -45,6 +45,10 @@ interface Pulse {
 const POLL_MS = 250;
 /** What other processes have to end in, once one has. */
 const PATIENCE_MS = 5000;
+
+const done: Ending = { kind: "done", exitCode: 0, rank: null, how: "ended", why: "" };
+
+const stopped: Ending = { kind: "stopped", exitCode: INTERRUPTED, rank: null, how: "was stopped", why: "" };
 
 /** `await using` kills what is left of the job, and waits until it is gone. */
 export class JobWatch implements AsyncDisposable {
@@ -84,8 +88,8 @@ export class JobWatch implements AsyncDisposable {
     if (this.#members.length > 0) kill(this.#members[0], "SIGTERM");
   }
 
-  /** Returns when the job has ended or is to; undefined where `killing` came first. */
-  async ended(killing: AbortSignal): Promise<Ending | undefined> {
+  /** Returns when the job has ended, or is to end at once. */
+  async ended(killing: AbortSignal): Promise<Ending> {
     let last = performance.now();
     while (!killing.aborted) {
       await this.#turn(killing);
@@ -97,7 +101,7 @@ export class JobWatch implements AsyncDisposable {
       const ending = await this.#judge(passed);
       if (ending !== undefined) return ending;
     }
-    return undefined;
+    return stopped;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -140,7 +144,7 @@ export class JobWatch implements AsyncDisposable {
     if (finished || lost) {
       this.#waited += passed;
       if (over.length === this.#members.length || this.#waited > PATIENCE_MS) {
-        return lost ? fault(null, "lost each other") : { kind: "done", exitCode: 0, rank: null, how: "ended", why: "" };
+        return lost ? fault(null, "ended without a reason") : done;
       }
     }
     return this.#hanging();
@@ -168,6 +172,8 @@ async function blame(folder: string, { ranks, status }: Member): Promise<Ending 
     const ending = fault(ranks[first], "failed", message);
     return kind === "user" ? { ...ending, kind, exitCode: code || 1 } : ending;
   }
+  // These signals end a process that doesn't listen yet.
+  if (code === INTERRUPTED || signal === "SIGINT" || signal === "SIGTERM") return stopped;
   const rank = ranks.length === 1 ? ranks[0] : null;
   if (signal !== null) return fault(rank, `was killed by ${signal}`);
   if (code === ABANDONED || failures.some((failure) => failure !== undefined)) return undefined;

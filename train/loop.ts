@@ -47,6 +47,7 @@ export async function train(settings: Settings, services: Services): Promise<str
   const { openLearner, console, stop, ranks = 1, onProgress } = services;
   using run = await openRun(settings, (line) => console.line(`warning: ${line}`));
   const { config, checkpoint } = run;
+  onProgress?.(run.folder, checkpoint?.state.step ?? 0);
   const { context, documents, seed } = config;
   const { rows: rowsPerBatch, microbatches } = updateShape(config, ranks);
   const data = await openData(config, settings.written, console);

@@ -27,7 +27,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     const { adapters, ranks } = settings.config;
     const found = await listAdapters();
     const chosen = chooseAdapters(found, adapters, ranks);
-    const console = createConsole();
+    const console = createConsole({ shared: true });
     leftOut(found, adapters).forEach((line) => console.line(line));
     return await supervise(settings, chosen, { console });
   },

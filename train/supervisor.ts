@@ -10,7 +10,7 @@ import { UserError } from "../model/errors.ts";
 import { explainIo } from "../model/files.ts";
 import type { Settings } from "./config.ts";
 import type { Console } from "./console.ts";
-import { type Beat, type Job, writeJob } from "./job.ts";
+import { type Beat, INTERRUPTED, type Job, writeJob } from "./job.ts";
 import { type Ending, JobWatch, type StartRanks } from "./job_watch.ts";
 import { createSharedFile } from "./posix_memory.ts";
 import { resumeCommand } from "./run_folder.ts";
@@ -18,8 +18,6 @@ import { regionBytes } from "./shared_memory.ts";
 import { findCheckpoint } from "./state.ts";
 import { listenForStop } from "./stop.ts";
 
-/** Exit code of a run that a second signal ended at once, as shells have it. */
-const INTERRUPTED = 130;
 /** Exit code of a user error that says that there is no such adapter. */
 const NO_ADAPTER = 3;
 const LONGEST_WAIT_S = 60;
@@ -43,44 +41,43 @@ export async function supervise(
 ): Promise<number> {
   const { console } = supervising;
   const { maxRestarts } = settings.config;
-  const [stopping, killing] = [new AbortController(), new AbortController()];
+  const signals = { stopping: new AbortController(), killing: new AbortController() };
   using stop = listenForStop((line) => {
     console.line(line);
-    stopping.abort();
-  }, () => killing.abort());
+    signals.stopping.abort();
+  }, () => signals.killing.abort());
   stop.listen();
+  const stopping = signals.stopping.signal;
   let plan: Plan = { adapters, faults: [] };
   let run: string | null = null;
   for (;;) {
-    const signals = { stopping: stopping.signal, killing: killing.signal };
     const { ending, beat } = await runJob(resuming(settings, run), plan.adapters, signals, supervising);
     run = beat.run ?? run;
-    if (ending?.kind === "done") return 0;
-    const wayOn = run === null ? "it had not begun" : `go on with: ${resumeCommand(run)}`;
-    if (ending === undefined) {
-      console.line(`stopped at once; ${wayOn}`);
+    if (endsAll(ending, plan)) return ending.exitCode;
+    const wayOn = run === null ? "no run had begun" : `go on with: ${resumeCommand(run)}`;
+    const stopped = (when: string) => {
+      console.line(`stopped ${when}; ${wayOn}`);
       return INTERRUPTED;
-    }
-    const restarted = plan.faults.length > 0;
-    if (ending.kind === "user" && !(restarted && ending.exitCode === NO_ADAPTER)) return ending.exitCode;
+    };
+    if (ending.kind === "stopped") return stopped("at once");
     const said = describeFault(ending, plan.adapters, beat);
-    if (stopping.signal.aborted) {
-      console.line(`${said} while it was to stop; ${wayOn}`);
-      return ending.exitCode;
-    }
-    const next = afterFault(plan, ending.rank, maxRestarts);
+    const next = stopping.aborted ? undefined : afterFault(plan, ending.rank, maxRestarts);
     if (next === undefined) {
-      console.line(`error: ${said}; giving up after ${maxRestarts} restarts; ${wayOn}`);
-      return 1;
+      const why = stopping.aborted ? "it was to stop" : `giving up after ${plural(maxRestarts, "restart")}`;
+      console.line(`error: ${said}; ${why}; ${wayOn}`);
+      return ending.exitCode;
     }
     console.line(`${said}; ${await describeNext(next, run, maxRestarts)}`);
     plan = next;
-    await delay(next.wait * 1000, undefined, { signal: stopping.signal }).catch(() => {});
-    if (stopping.signal.aborted) {
-      console.line(`stopped before going on; ${wayOn}`);
-      return INTERRUPTED;
-    }
+    await delay(next.wait * 1000, undefined, { signal: stopping }).catch(() => {});
+    if (stopping.aborted) return stopped("before going on");
   }
+}
+
+/** Whether there is nothing to add and to do: all is done, or a user must mend something and was told by the rank. */
+function endsAll({ kind, exitCode }: Ending, { faults }: Plan): boolean {
+  // An adapter that is missing after a fault is one that the fault took away.
+  return kind === "done" || (kind === "user" && !(faults.length > 0 && exitCode === NO_ADAPTER));
 }
 
 /** Which adapters train, and whose faults there were. */
@@ -132,9 +129,13 @@ function describeFault({ rank, how, why }: Ending, adapters: readonly AdapterCho
 async function describeNext({ faults, wait, leftOut, adapters }: NextPlan, run: string | null, maxRestarts: number) {
   const checkpoint = run === null ? undefined : await findCheckpoint(run, () => {});
   const from = checkpoint === undefined ? "starting again" : `going on from step ${checkpoint.state.step}`;
-  const ranks = adapters.length === 1 ? "1 rank" : `${adapters.length} ranks`;
+  const ranks = plural(adapters.length, "rank");
   const without = leftOut === null ? "" : `, without ${leftOut} as that was its second fault, with ${ranks}`;
   return `${from}${without} (restart ${faults.length} of ${maxRestarts}, in ${wait} s)`;
+}
+
+function plural(count: number, one: string): string {
+  return `${count} ${one}${count === 1 ? "" : "s"}`;
 }
 
 /** The settings that go on with a run, as if `--resume` had been given; as they are where there is none yet. */
@@ -151,17 +152,19 @@ function resuming(settings: Settings, run: string | null): Settings {
 }
 
 interface Signals {
-  readonly stopping: AbortSignal;
-  readonly killing: AbortSignal;
+  /** The run is to end after the update at hand. */
+  readonly stopping: AbortController;
+  /** It is to end now. */
+  readonly killing: AbortController;
 }
 
 /** Runs a job from its start to its end in a folder of its own, and leaves neither processes nor files of it. */
 async function runJob(
   settings: Settings,
   adapters: readonly AdapterChoice[],
-  { stopping, killing }: Signals,
+  { stopping: { signal: stopping }, killing: { signal: killing } }: Signals,
   { start = startRanks }: Supervising,
-): Promise<{ readonly ending: Ending | undefined; readonly beat: Beat }> {
+): Promise<{ readonly ending: Ending; readonly beat: Beat }> {
   const { isolation, hangSeconds } = settings.config;
   await using opened = new AsyncDisposableStack();
   const folder = await Deno.makeTempDir({ prefix: "wgpt-job-" }).catch((error) => {

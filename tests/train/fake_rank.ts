@@ -23,23 +23,43 @@ const steps: Record<string, (detail: string) => Promise<void> | void> = {
   fault: (message) => fail(new Error(message), FAULT),
   user: (code) => fail(new UserError("the disk is full", Number(code)), Number(code)),
   abandoned: () => fail(new Abandoned(), ABANDONED),
-  /** Beats until it is asked to end, and then says `stopped` and ends well; or until its supervisor is gone. */
-  wait: async (file) => {
+  /** Beats until it is asked to end, or its supervisor is gone. Rank 0 then tells the others to end. */
+  wait: async () => {
     let asked = false;
-    Deno.addSignalListener("SIGTERM", () => asked = true);
+    Deno.addSignalListener("SIGTERM", () => asked = rank === 0);
     Deno.addSignalListener("SIGINT", () => {});
-    while (!asked) {
-      try {
-        heart.beat();
-      } catch {
-        Deno.exit(ABANDONED);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    if (file !== "") await Deno.writeTextFile(join(file), "stopped");
+    await beatUntil(() => asked || told());
+    if (rank === 0) Deno.writeTextFileSync(end, "");
     Deno.exit(0);
   },
+  /** Beats on when it is asked to end, or dies of that. */
+  stubborn: async (dies) => {
+    Deno.addSignalListener("SIGTERM", () => dies && Deno.kill(Deno.pid, "SIGKILL"));
+    Deno.addSignalListener("SIGINT", () => {});
+    await beatUntil(() => false);
+  },
 };
+
+const end = join(folder, "end");
+
+function told(): boolean {
+  try {
+    return Deno.statSync(end).isFile;
+  } catch {
+    return false;
+  }
+}
+
+async function beatUntil(over: () => boolean): Promise<void> {
+  while (!over()) {
+    try {
+      heart.beat();
+    } catch {
+      Deno.exit(ABANDONED);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
 
 function fail(error: unknown, code: number): never {
   writeFailure(folder, rank, error);

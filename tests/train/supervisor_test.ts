@@ -3,12 +3,14 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { AdapterChoice } from "../../kernels/gpu/adapters.ts";
-import type { readJob } from "../../train/job.ts";
+import { type Job, readJob } from "../../train/job.ts";
 import type { StartRanks } from "../../train/job_watch.ts";
 import { afterFault, type Plan, supervise } from "../../train/supervisor.ts";
 import { makeData, runTraining, settings, SMALL } from "./runs.ts";
 
-const FAKE = fileURLToPath(new URL("./fake_rank.ts", import.meta.url));
+const [FAKE, SUPERVISOR, CONFIG] = ["./fake_rank.ts", "./fake_supervisor.ts", "../../deno.json"].map((path) => {
+  return fileURLToPath(new URL(path, import.meta.url));
+});
 
 function adapter(name: string, id: string | null = null): AdapterChoice {
   return { name, id, type: "discrete", environment: {}, powerPreference: "high-performance" };
@@ -50,9 +52,7 @@ async function supervised(
 }
 
 function seen(folder: string): Supervised["jobs"][number] {
-  const { settings: { config }, adapters } = JSON.parse(Deno.readTextFileSync(join(folder, "job.json"))) as Awaited<
-    ReturnType<typeof readJob>
-  >;
+  const { settings: { config }, adapters } = JSON.parse(Deno.readTextFileSync(join(folder, "job.json"))) as Job;
   return { out: config.out, resume: config.resume, adapters: adapters.map(({ name }) => name) };
 }
 
@@ -121,4 +121,135 @@ Deno.test("after a fault: a wait that doubles, an adapter less after its second 
   assert.deepEqual([last.adapters, last.leftOut], [[B], null], "there is no other adapter");
   const alike = [adapter("one model"), adapter("one model")];
   assert.deepEqual(afterFault({ adapters: alike, faults: ["one model"] }, 0, 9)!.adapters, alike);
+});
+
+Deno.test("a rank that gives no sign of life is killed and started again; ranks that wait for it are not blamed", async () => {
+  const { code, said } = await supervised([["wait", "step=3;freeze"], ["exit=0", "exit=0"]], {
+    flags: ["--hang-seconds", "1"],
+  });
+  assert.equal(code, 0);
+  assert.deepEqual(said, [
+    "rank 1 (GPU B) gave no sign of life for 1 s after step 3; starting again (restart 1 of 3, in 1 s)",
+  ]);
+});
+
+Deno.test("ranks that give up on each other are started again, and nobody is blamed", async () => {
+  const { said } = await supervised([["abandoned", "abandoned"], ["exit=0", "exit=0"]]);
+  assert.deepEqual(said, [
+    "one of 2 ranks ended without a reason before its first step; starting again (restart 1 of 3, in 1 s)",
+  ]);
+});
+
+Deno.test("after enough faults the supervisor gives up, and says how to go on", async () => {
+  const runs = "runs/lost-001";
+  const { code, said } = await supervised([["die"], [`run=${runs};exit=9`]], {
+    adapters: [A],
+    flags: ["--max-restarts", "1"],
+  });
+  assert.equal(code, 1);
+  assert.deepEqual(said, [
+    "rank 0 (GPU A) was killed by SIGKILL before its first step; starting again (restart 1 of 1, in 1 s)",
+    "error: rank 0 (GPU A) ended with exit code 9 before its first step; giving up after 1 restart; " +
+    "go on with: deno task train --out runs/lost-001 --resume",
+  ]);
+});
+
+/** A supervisor in a process of its own, whose temporary files are looked for when it is gone. */
+async function underSupervision(
+  orders: readonly [string, string],
+  act: (supervisor: Deno.ChildProcess, job: string) => Promise<void>,
+  ...flags: readonly string[]
+) {
+  const temporary = await Deno.makeTempDir();
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", "--allow-all", "--config", CONFIG, SUPERVISOR, ...orders, ...flags],
+    env: { TMPDIR: temporary, NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "piped",
+  }).spawn();
+  const output = new Response(child.stdout).text();
+  const job = await until(() => folderWith(temporary, ["beat-0.json", "beat-1.json"]));
+  const { sharedMemory } = await readJob(job);
+  await until(() => isGone(sharedMemory!)); // the name goes when all have mapped it
+  await act(child, job);
+  const { code } = await child.status;
+  await until(() => [...Deno.readDirSync(temporary)].length === 0);
+  await Deno.remove(temporary);
+  return { code, said: (await output).trim().split("\n") };
+}
+
+/** The folder in `root` that holds these files; undefined while there is none. */
+function folderWith(root: string, names: readonly string[]): string | undefined {
+  for (const { name } of Deno.readDirSync(root)) {
+    const folder = join(root, name);
+    const found = [...Deno.readDirSync(folder)].map(({ name }) => name);
+    if (names.every((name) => found.includes(name))) return folder;
+  }
+}
+
+function isGone(path: string): boolean {
+  try {
+    Deno.statSync(path.replace(/^shm:/, "/dev/shm"));
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+async function until<T>(find: () => T): Promise<NonNullable<T>> {
+  for (;;) {
+    const found = find();
+    if (found) return found;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+Deno.test("a signal ends the run by rank 0, also where the terminal sends it to all; a second one ends it at once", async () => {
+  const polite = await underSupervision(["wait", "wait"], (child) => {
+    child.kill("SIGTERM");
+    return Promise.resolve();
+  });
+  assert.deepEqual(polite, { code: 0, said: ["stopping after this step; once more stops now"] });
+
+  const twice = await underSupervision(["stubborn", "stubborn"], async (child) => {
+    child.kill("SIGINT");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    child.kill("SIGINT");
+  });
+  assert.deepEqual(twice, {
+    code: 130,
+    said: ["stopping after this step; once more stops now", "stopped at once; no run had begun"],
+  });
+});
+
+Deno.test("a signal during the wait before a restart ends it, and a fault after a signal isn't mended", async () => {
+  const heard = "stopping after this step; once more stops now";
+  const wayOn = "go on with: deno task train --out runs/it --resume";
+  const waiting = await underSupervision(["run=runs/it;wait", "step=1;die"], async (child, job) => {
+    await until(() => isGone(job)); // it waits when the job's folder is gone
+    child.kill("SIGTERM");
+  }, ...["--max-restarts", "1"]);
+  assert.deepEqual(waiting, {
+    code: 130,
+    said: [
+      "rank 1 (GPU B) was killed by SIGKILL after step 1; starting again (restart 1 of 1, in 1 s)",
+      heard,
+      `stopped before going on; ${wayOn}`,
+    ],
+  });
+
+  const failing = await underSupervision(["run=runs/it;stubborn=dies", "wait"], async (child) => {
+    await new Promise((resolve) => setTimeout(resolve, 300)); // its handler is there
+    child.kill("SIGTERM");
+  });
+  const said = `error: rank 0 (GPU A) was killed by SIGKILL before its first step; it was to stop; ${wayOn}`;
+  assert.deepEqual(failing, { code: 1, said: [heard, said] });
+});
+
+Deno.test("ranks whose supervisor was killed end by themselves and leave nothing", async () => {
+  const { code } = await underSupervision(["wait", "stubborn"], (child) => {
+    child.kill("SIGKILL");
+    return Promise.resolve();
+  });
+  assert.equal(code, 137);
 });
