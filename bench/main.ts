@@ -13,6 +13,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
   step: async (options) => await (await import("./step.ts")).benchStep(options),
   decode: async (options) => await (await import("./decode.ts")).benchDecode(options),
   tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
+  allreduce: async (options) => await (await import("./allreduce.ts")).benchAllreduce(options),
   prepare: async (options) => await (await import("./prepare.ts")).benchPrepare(options),
   peers: async (options) => await (await import("./peers.ts")).benchPeers(options),
 };
