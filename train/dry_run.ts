@@ -3,7 +3,8 @@
  * the time its steps should take. It makes no folder, prepares no data and writes nothing.
  */
 import { join } from "node:path";
-import { type Device, openDevice } from "../kernels/gpu/device.ts";
+import { type AdapterChoice, openAdapter } from "../kernels/gpu/adapters.ts";
+import type { Device } from "../kernels/gpu/device.ts";
 import { type Capabilities, count } from "../kernels/gpu/graph.ts";
 import { UserError } from "../model/errors.ts";
 import { exists } from "../model/files.ts";
@@ -13,35 +14,46 @@ import { loadTokenizer } from "../model/tokenizer.ts";
 import { calibrate } from "./calibrate.ts";
 import { type Config, describeConfig, type Settings } from "./config.ts";
 import { limitOf, refuseTooLarge, stepOptions } from "./fit.ts";
-import { type Footprint, footprint, formatMemory } from "./footprint.ts";
+import { type Footprint, footprint, formatMemory, type PlannedSharing } from "./footprint.ts";
 import { availableMemory } from "./machine_memory.ts";
 import { MANIFEST, readManifest } from "./manifest.ts";
 import { corpusFolder } from "./prepared_corpus.ts";
 import { standingRun } from "./run_folder.ts";
+import { rowsOf, updateShape } from "./shares.ts";
 import { startingPoint, type Vocabulary } from "./starting_point.ts";
 
 /**
- * Plans the run on the adapter at hand.
+ * Plans the run on its adapters, one a rank, as the first of them has it.
  *
  * @returns what to print where the run is a dry one, else nothing.
  * @throws UserError with ways out where the run can't fit.
  */
-export async function planRun(settings: Settings): Promise<string | undefined> {
-  const { config, checkpoint } = settings.config.resume ? await standingRun(settings) : { config: settings.config };
+export async function planRun(settings: Settings, adapters: readonly AdapterChoice[]): Promise<string | undefined> {
+  const { config: own, checkpoint } = settings.config.resume
+    ? await standingRun(settings)
+    : { config: settings.config };
+  const size = adapters.length;
+  const config = { ...own, microBatch: updateShape(own, size).rows, batchTokens: rowsOf(own) * own.context };
+  const sharing = size === 1 ? undefined : { rank: 0, size, wire: config.wire, shard: config.shardOptimizer };
   const { model } = await startingPoint(config, await vocabularyOf(config), checkpoint);
   const shape = shapeOf(model);
-  using device = await openDevice();
+  using device = await openAdapter(adapters[0]);
   const { capabilities } = device;
-  const planned = await footprintOf(shape, config, capabilities);
+  const planned = await footprintOf(shape, config, capabilities, sharing);
   const limit = limitOf(settings.config.memory, capabilities.cpu, availableMemory());
   await refuseTooLarge(planned, limit, shape, config, capabilities);
-  return settings.config.dryRun ? await describeRun(device, config, shape, planned) : undefined;
+  return settings.config.dryRun ? await describeRun(device, config, shape, planned, size) : undefined;
 }
 
 /** @throws UserError where an operation can't take a microbatch's rows on this adapter. */
-async function footprintOf(shape: Shape, config: Config, capabilities: Capabilities): Promise<Footprint> {
+async function footprintOf(
+  shape: Shape,
+  config: Config,
+  capabilities: Capabilities,
+  sharing?: PlannedSharing,
+): Promise<Footprint> {
   try {
-    return await footprint(shape, stepOptions(config), capabilities);
+    return await footprint(shape, stepOptions(config), capabilities, undefined, sharing);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     const batch = `--micro-batch ${config.microBatch} x --context ${config.context}`;
@@ -58,13 +70,18 @@ export async function vocabularyOf(config: Config): Promise<Vocabulary> {
   return { vocabSize, endOfText };
 }
 
-async function describeRun(device: Device, config: Config, shape: Shape, planned: Footprint): Promise<string> {
-  const { microBatch, context, batchTokens, precision } = config;
-  const accumulate = Math.max(1, batchTokens / (microBatch * context));
+async function describeRun(
+  device: Device,
+  config: Config,
+  shape: Shape,
+  planned: Footprint,
+  ranks: number,
+): Promise<string> {
+  const { microBatch, context, batchTokens: tokens, precision } = config;
+  const accumulate = Math.ceil(tokens / (microBatch * context) / ranks);
   const { microstep, update } = planned;
   const rates = await calibrate(device, precision);
   const seconds = accumulate * microstep.seconds(rates) + update.seconds(rates);
-  const tokens = accumulate * microBatch * context;
   const parameters = shape.declared.reduce((sum, { shape }) => sum + count({ shape, dtype: "f32" }), 0);
   const flops = microstep.flops / (microBatch * context);
   const launches = `${microstep.dispatches} dispatches a microstep, ${update.dispatches} an update`;
@@ -72,7 +89,9 @@ async function describeRun(device: Device, config: Config, shape: Shape, planned
   return [
     describeConfig({ ...config, dryRun: false }),
     "",
-    `${device.name}, ${parameters.toLocaleString("en-US")} parameters, ${scaled(flops)}FLOP a token, ${launches}`,
+    `${ranks === 1 ? "" : `${ranks} ranks, each: `}${device.name}, ${parameters.toLocaleString("en-US")} parameters, ${
+      scaled(flops)
+    }FLOP a token, ${launches}`,
     formatMemory(planned),
     `expected: ${stepTime(seconds)} an update of ${tokens.toLocaleString("en-US")} tokens, ` +
     `${Math.round(tokens / seconds).toLocaleString("en-US")} tokens/s` +

@@ -15,6 +15,11 @@ import type { Wire } from "./job.ts";
 /** Buckets in flight: one on its way through the communicator while the next is read. */
 const SLOTS = 2;
 
+/** Bytes on the device that an exchange holds. */
+export function exchangeBytes(wire: Wire): number {
+  return SLOTS * (BUCKET_BYTES + (wire === "bf16" ? BUCKET_BYTES / 2 : 0));
+}
+
 /** What of the store travels for one bucket, by its slot, and how it gets there and back. */
 interface Parcel {
   /** Variable that is read back and written. */

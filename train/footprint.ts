@@ -12,6 +12,7 @@ import { nextLogits } from "../model/plain_generator.ts";
 import { samplingGraph } from "../model/sampling.ts";
 import { variableEntry } from "../model/scope.ts";
 import type { Shape } from "../model/shape.ts";
+import { exchangeBytes } from "./exchange.ts";
 import {
   type DrawnGraph,
   evaluateGraph,
@@ -21,6 +22,8 @@ import {
   type StepOptions,
   updateGraph,
 } from "./graphs.ts";
+import type { Wire } from "./job.ts";
+import { shardedParts, viewParts } from "./parts.ts";
 
 /** Bytes on the device by what they are for. */
 export interface MemoryUse {
@@ -47,6 +50,14 @@ export interface Footprint {
   readonly update: Work;
 }
 
+/** Which rank of how many shares updates, and how. */
+export interface PlannedSharing {
+  readonly rank: number;
+  readonly size: number;
+  readonly wire: Wire;
+  readonly shard: boolean;
+}
+
 /** Picks a candidate of each offer, as the device that will train does. Default: each op's own best guess. */
 export type Choose = (offers: readonly Offer[]) => Promise<readonly number[]>;
 
@@ -56,11 +67,14 @@ export async function footprint(
   options: StepOptions,
   capabilities: Capabilities,
   choose: Choose = (offered) => Promise.resolve(offered.map(() => 0)),
+  sharing?: PlannedSharing,
 ): Promise<Footprint> {
   const { precision = "f32" } = options;
   const layout = new Layout(capabilities.limits);
   layout.allocate("parameter", shape.declared.map((parameter) => variableEntry(parameter, {})));
-  for (const [kind, entries] of stepEntries(shape, precision)) layout.allocate(kind, entries);
+  const parts = sharing?.shard ? shardedParts(layout.ranges("parameter"), sharing) : undefined;
+  for (const [kind, entries] of stepEntries(shape, precision, parts?.own)) layout.allocate(kind, entries);
+  if (parts !== undefined) viewParts(layout, parts);
   const drawn = async ({ graph, outputs }: DrawnGraph) => {
     const roots = Object.values(outputs);
     const offered = offers(graph, roots, capabilities);
@@ -72,7 +86,7 @@ export async function footprint(
   const turns = [microstep, await drawn(evaluateGraph(shape, options)), await drawn(samplerGraph(shape))];
   const pool = new Pool();
   for (const blueprint of turns) pool.take(blueprint);
-  const update = await drawn(updateGraph(layout, options));
+  const update = await drawn(updateGraph(layout, options, parts));
   const refresh = refreshGraph(shape, precision);
   const alone = [update, ...refresh === null ? [] : [await drawn(refresh)]].map(bytesOf);
   const named = ["parameter", "gradient", "exp_avg", "exp_avg_sq", "copy"];
@@ -85,7 +99,7 @@ export async function footprint(
     workspace: pool.bytes.scratch + sum(alone.map(({ slots, textures }) => slots + textures)) +
       layout.bytes() - sum(named.map((kind) => layout.bytes(kind))),
     inputs: sum([...turns.map(bytesOf), ...alone].map(({ inputs, uniforms }) => inputs + uniforms)) +
-      bufferBytes(STAGING_BYTES),
+      bufferBytes(STAGING_BYTES) + (sharing === undefined ? 0 : exchangeBytes(sharing.wire)),
   };
   return {
     memory,

@@ -68,7 +68,15 @@ async function build(device: Device, options: LearnerOptions, place: RankPlace):
     return compileStep(model, settings, sharing);
   });
   opened.use(step);
-  const planned = await footprint(model, settings, device.capabilities, (offers) => device.chooser!.choose(offers));
+  const { rank, size } = place.communicator;
+  const sharing = size === 1 ? undefined : { rank, size, wire: config.wire, shard: place.shard };
+  const planned = await footprint(
+    model,
+    settings,
+    device.capabilities,
+    (offers) => device.chooser!.choose(offers),
+    sharing,
+  );
   const owned = opened.move();
   let engine: PlainGenerator | undefined;
   return {

@@ -17,16 +17,14 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
   async train(args) {
     const settings = await readSettings(args);
     if ("help" in settings) return print(settings.help);
-    const { planRun } = await import("./dry_run.ts");
-    const planned = await planRun(settings); // before minutes go into data that nothing can train on
-    if (planned !== undefined) return print(planned);
-    const [{ supervise }, { chooseAdapters, leftOut, listAdapters }] = await Promise.all([
-      import("./supervisor.ts"),
-      import("../kernels/gpu/adapters.ts"),
-    ]);
+    const { chooseAdapters, leftOut, listAdapters } = await import("../kernels/gpu/adapters.ts");
     const { adapters, ranks } = settings.config;
     const found = await listAdapters();
     const chosen = chooseAdapters(found, adapters, ranks);
+    const { planRun } = await import("./dry_run.ts");
+    const planned = await planRun(settings, chosen); // before minutes go into data that nothing can train on
+    if (planned !== undefined) return print(planned);
+    const { supervise } = await import("./supervisor.ts");
     const console = createConsole({ shared: true });
     leftOut(found, adapters).forEach((line) => console.line(line));
     return await supervise(settings, chosen, { console });

@@ -13,16 +13,21 @@ export interface UpdateShape {
   readonly microbatches: number;
 }
 
+/** Rows of an update. */
+export function rowsOf({ microBatch, batchTokens, context }: Rows): number {
+  return batchTokens === 0 ? microBatch : batchTokens / context;
+}
+
+type Rows = Pick<Config, "microBatch" | "batchTokens" | "context">;
+
 /**
  * The largest microbatches, --micro-batch at most, of which every rank gets one.
  *
  * @throws UserError where an update has fewer rows than there are ranks.
  */
-export function updateShape(
-  { microBatch, batchTokens, context }: Pick<Config, "microBatch" | "batchTokens" | "context">,
-  ranks: number,
-): UpdateShape {
-  const all = batchTokens === 0 ? microBatch : batchTokens / context;
+export function updateShape(config: Rows, ranks: number): UpdateShape {
+  const { microBatch, context } = config;
+  const all = rowsOf(config);
   if (all < ranks) {
     throw new UserError(
       `Cannot share ${all} rows an update among ${ranks} ranks: raise --batch-tokens to ${ranks * context} at least, ` +

@@ -5,7 +5,9 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { gpt2Parameters } from "../../model/gpt2_config.ts";
 import type { Engine, Generated } from "../../model/generate.ts";
-import type { Learner, LearnerOptions, OpenLearner } from "../../train/learner.ts";
+import type { Communicator } from "../../train/communicator.ts";
+import type { LearnerOptions, OpenLearner } from "../../train/learner.ts";
+import type { OpenRankLearner, RankLearner } from "../../train/parallel.ts";
 import { generator, hash32 } from "../../train/shuffle.ts";
 
 const TABLE = "transformer.wte.weight";
@@ -18,19 +20,23 @@ interface Slot {
 
 /** Faults to try the loop with. */
 export interface Faults {
+  /** Microbatches a second, as it says. */
+  readonly speed?: number;
   /** Update whose loss is NaN. */
   readonly nan?: number;
+  /** With whom it sums its gradients. */
+  readonly communicator?: Communicator;
   /** Called at each microstep. */
   readonly onMicrostep?: (update: number) => void;
 }
 
 export const openFakeLearner: OpenLearner = (options) => fakeLearner()(options);
 
-export function fakeLearner(faults: Faults = {}): OpenLearner {
+export function fakeLearner(faults: Faults = {}): OpenRankLearner {
   return (options) => Promise.resolve(createFake(options, faults));
 }
 
-function createFake({ config, model, initialize, kernels }: LearnerOptions, faults: Faults): Learner {
+function createFake({ config, model, initialize, kernels }: LearnerOptions, faults: Faults): RankLearner {
   const slots = new Map(
     gpt2Parameters(model).map(({ name, shape }, stream): [string, Slot] => {
       const size = shape.reduce((a, b) => a * b, 1);
@@ -148,8 +154,13 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
         firstRow += tokens.length;
         await turn();
       }
+      for (const { data } of slots.values()) await faults.communicator?.allReduce(data.gradient);
+      const loss = Float32Array.of(sum);
+      await faults.communicator?.allReduce(loss);
+      sum = loss[0];
     },
     agree: () => Promise.resolve(),
+    speed: () => Promise.resolve(faults.speed ?? 1),
     update: ({ learningRate, update }) => Promise.resolve(adamw(learningRate, update)),
     report: () => Promise.resolve(last),
     evaluate({ tokens, targets, validTargets }) {

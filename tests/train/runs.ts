@@ -70,12 +70,14 @@ export interface RunOptions {
   readonly openLearner?: OpenLearner;
   /** Wishes the run to end once it says something that matches. */
   readonly stopAt?: RegExp;
+  /** Ranks that `openLearner` speaks for. */
+  readonly ranks?: number;
 }
 
 /** Trains in this process. @returns everything the run said. */
 export async function runTraining(
   args: readonly string[],
-  { openLearner = openFakeLearner, stopAt }: RunOptions = {},
+  { openLearner = openFakeLearner, stopAt, ranks }: RunOptions = {},
 ): Promise<string> {
   let said = "";
   const stop = { requested: false, listen() {} };
@@ -87,7 +89,7 @@ export async function runTraining(
       if (stopAt?.test(text)) stop.requested = true;
     },
   });
-  await train(await settings(...args), { openLearner, console, stop });
+  await train(await settings(...args), { openLearner, console, stop, ranks });
   return said;
 }
 
