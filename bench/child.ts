@@ -9,6 +9,7 @@ export interface ChildOptions {
   readonly name: string;
   readonly command: string;
   readonly args: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
   /** The adapter it must run on; it says on which it did. */
   readonly adapter?: string;
 }
@@ -22,13 +23,13 @@ interface Ready {
 const LIMIT_SECONDS = 300;
 
 /** Starts the process and waits until it is ready. Throws an Error with its last words where it never is. */
-export async function openChild({ name, command, args, adapter }: ChildOptions): Promise<Contender> {
+export async function openChild({ name, command, args, env, adapter }: ChildOptions): Promise<Contender> {
   const process = new Deno.Command(command, {
     args: [...args],
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", ...env },
   }).spawn();
   const words = lastWords(process.stderr);
   const lines = process.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(new TextLineStream()).getReader();

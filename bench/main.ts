@@ -14,6 +14,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
   decode: async (options) => await (await import("./decode.ts")).benchDecode(options),
   tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
   allreduce: async (options) => await (await import("./allreduce.ts")).benchAllreduce(options),
+  scaling: async (options) => await (await import("./scaling.ts")).benchScaling(options),
   prepare: async (options) => await (await import("./prepare.ts")).benchPrepare(options),
   peers: async (options) => await (await import("./peers.ts")).benchPeers(options),
 };

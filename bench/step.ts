@@ -22,9 +22,9 @@ import { OPTIMIZER, stepFlops, STEPS, type StepWork, tokenAt } from "./work.ts";
 
 const REPEATS = 5;
 /** A norm that no gradient here reaches: the norm is taken, as training does, and nothing is clipped. */
-const CLIP = 1e6;
+export const CLIP = 1e6;
 
-function configOf({ vocabulary, context, width, heads, layers }: StepWork): Gpt2Config {
+export function configOf({ vocabulary, context, width, heads, layers }: StepWork): Gpt2Config {
   return {
     ...gpt2Defaults,
     vocab_size: vocabulary,
