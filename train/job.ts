@@ -54,7 +54,7 @@ export const ABANDONED = 71;
 export const INTERRUPTED = 130;
 
 /** Milliseconds between two beats that are written. */
-const BEAT_EVERY = 200;
+const BEAT_EVERY = 50;
 
 const JOB = "job.json";
 const beatFile = (folder: string, rank: number) => join(folder, `beat-${rank}.json`);

@@ -15,8 +15,10 @@ const HIDDEN = "rank";
 
 const commands: Readonly<Record<string, (args: readonly string[]) => Promise<number | void>>> = {
   async train(args) {
-    const settings = await readSettings(args);
-    if ("help" in settings) return print(settings.help);
+    const asked = await readSettings(args);
+    if ("help" in asked) return print(asked.help);
+    const { settled } = await import("./run_folder.ts");
+    const settings = await settled(asked); // a run's own adapters, where it is gone on with
     const { chooseAdapters, leftOut, listAdapters } = await import("../kernels/gpu/adapters.ts");
     const { adapters, ranks } = settings.config;
     const found = await listAdapters();

@@ -55,6 +55,14 @@ export async function standingRun({ config, given }: Settings): Promise<{ config
   return { config: saved === undefined ? config : resumedConfig(saved, given), checkpoint: checkpoint?.folder };
 }
 
+/** These settings, or those of the run they go on with, changed as they say. @throws UserError where they may not. */
+export async function settled(settings: Settings): Promise<Settings> {
+  const { out, resume } = settings.config;
+  if (!resume) return settings;
+  const { config } = await standingRun(settings);
+  return { ...settings, config: { ...config, out, resume } };
+}
+
 /** Locks the folder for as long as this process lives; the lock of a killed one is gone with it. */
 async function occupy(folder: string, open: () => Promise<Omit<Run, "folder" | typeof Symbol.dispose>>): Promise<Run> {
   const path = join(folder, LOCK);

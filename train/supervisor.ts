@@ -189,7 +189,8 @@ async function runJob(
 /** What the train task permits, but for starting processes. */
 const PERMISSIONS = project.tasks.train.command.split(" ").filter((word) => /^--(allow-(?!run)|no-prompt)/.test(word));
 
-function startRanks(folder: string, rank: number | null): Deno.ChildProcess {
+/** A process of the job in a folder: all its ranks, or one. @throws UserError where this process may not start Deno. */
+export function startRanks(folder: string, rank: number | null): Deno.ChildProcess {
   const [config, main] = ["../deno.json", "./main.ts"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
   const numbers = rank === null ? [] : [`${rank}`];
   try {

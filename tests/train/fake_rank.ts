@@ -14,7 +14,7 @@ const heart = new Heart(folder, rank, supervisor);
 const steps: Record<string, (detail: string) => Promise<void> | void> = {
   run: (run) => heart.beat({ run }),
   step: async (step) => {
-    await new Promise((resolve) => setTimeout(resolve, 220));
+    await new Promise((resolve) => setTimeout(resolve, 70));
     heart.beat({ step: Number(step) });
   },
   exit: (code) => Deno.exit(Number(code)),

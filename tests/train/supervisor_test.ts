@@ -6,6 +6,7 @@ import type { AdapterChoice } from "../../kernels/gpu/adapters.ts";
 import { type Job, readJob } from "../../train/job.ts";
 import type { StartRanks } from "../../train/job_watch.ts";
 import { afterFault, type Plan, supervise } from "../../train/supervisor.ts";
+import { isThere, until } from "./left_behind.ts";
 import { makeData, runTraining, settings, SMALL } from "./runs.ts";
 
 const [FAKE, SUPERVISOR, CONFIG] = ["./fake_rank.ts", "./fake_supervisor.ts", "../../deno.json"].map((path) => {
@@ -170,7 +171,7 @@ async function underSupervision(
   const output = new Response(child.stdout).text();
   const job = await until(() => folderWith(temporary, ["beat-0.json", "beat-1.json"]));
   const { sharedMemory } = await readJob(job);
-  await until(() => isGone(sharedMemory!)); // the name goes when all have mapped it
+  await until(async () => !await isThere(sharedMemory!)); // the name goes when all have mapped it
   await act(child, job);
   const { code } = await child.status;
   await until(() => [...Deno.readDirSync(temporary)].length === 0);
@@ -184,23 +185,6 @@ function folderWith(root: string, names: readonly string[]): string | undefined 
     const folder = join(root, name);
     const found = [...Deno.readDirSync(folder)].map(({ name }) => name);
     if (names.every((name) => found.includes(name))) return folder;
-  }
-}
-
-function isGone(path: string): boolean {
-  try {
-    Deno.statSync(path.replace(/^shm:/, "/dev/shm"));
-    return false;
-  } catch {
-    return true;
-  }
-}
-
-async function until<T>(find: () => T): Promise<NonNullable<T>> {
-  for (;;) {
-    const found = find();
-    if (found) return found;
-    await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
@@ -226,7 +210,7 @@ Deno.test("a signal during the wait before a restart ends it, and a fault after 
   const heard = "stopping after this step; once more stops now";
   const wayOn = "go on with: deno task train --out runs/it --resume";
   const waiting = await underSupervision(["run=runs/it;wait", "step=1;die"], async (child, job) => {
-    await until(() => isGone(job)); // it waits when the job's folder is gone
+    await until(async () => !await isThere(job)); // it waits when the job's folder is gone
     child.kill("SIGTERM");
   }, ...["--max-restarts", "1"]);
   assert.deepEqual(waiting, {
