@@ -10,7 +10,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   "kernels/gpu": [],
   kernels: ["kernels/gpu"],
   model: ["kernels", "kernels/gpu"],
-  train: ["kernels", "kernels/gpu", "model"],
+  train: ["kernels", "kernels/gpu", "model", "deno.json"],
   serve: ["kernels", "kernels/gpu", "model"],
   "mod.ts": ["kernels", "kernels/gpu", "model", "train", "serve"],
 };
