@@ -7,6 +7,7 @@ import type { AdapterChoice } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import { Abandoned } from "./communicator.ts";
 import type { Settings } from "./config.ts";
+import { removeSharedFile } from "./posix_memory.ts";
 
 /** How ranks of one machine are kept apart. */
 export const isolations = ["worker", "process"] as const;
@@ -73,12 +74,12 @@ export class Heart {
   #written = -Infinity;
   #beat: Beat = { step: 0, run: null };
 
-  constructor(readonly folder: string, readonly rank: number, readonly supervisor: number) {}
+  constructor(readonly folder: string, readonly rank: number, readonly job: Pick<Job, "supervisor" | "sharedMemory">) {}
 
   /**
    * Says that this rank lives; call it often, it writes seldom.
    *
-   * @throws Abandoned where the supervisor is gone; the job's folder is then removed.
+   * @throws Abandoned where the supervisor is gone; nothing of the job is left then but its ranks.
    */
   beat(news: Partial<Beat> = {}): void {
     const { run } = this.#beat;
@@ -86,7 +87,7 @@ export class Heart {
     const now = performance.now();
     if (now - this.#written < BEAT_EVERY && this.#beat.run === run) return;
     this.#written = now;
-    if (Deno.ppid !== this.supervisor) this.#orphaned();
+    if (Deno.ppid !== this.job.supervisor) this.#orphaned();
     try {
       Deno.writeTextFileSync(beatFile(this.folder, this.rank), JSON.stringify(this.#beat));
     } catch (error) {
@@ -95,7 +96,9 @@ export class Heart {
     }
   }
 
+  /** Ends what the supervisor would have ended. */
   #orphaned(): never {
+    if (this.job.sharedMemory !== null) removeSharedFile(this.job.sharedMemory);
     try {
       Deno.removeSync(this.folder, { recursive: true });
     } catch {

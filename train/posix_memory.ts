@@ -32,9 +32,8 @@ export function createSharedFile(bytes: number): SharedFile {
 }
 
 function inMemory(bytes: number): SharedFile | null {
-  const { symbols: { shm_open, shm_unlink, posix_fallocate, close } } = Deno.dlopen(libraryName(), {
+  const { symbols: { shm_open, posix_fallocate, close } } = Deno.dlopen(libraryName(), {
     shm_open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
-    shm_unlink: { parameters: ["buffer"], result: "i32" },
     posix_fallocate: { parameters: ["i32", "i64", "i64"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
   });
@@ -43,12 +42,11 @@ function inMemory(bytes: number): SharedFile | null {
   if (descriptor < 0) return null;
   const refused = posix_fallocate(descriptor, 0n, BigInt(bytes)) !== 0;
   close(descriptor);
-  const remove = () => void shm_unlink(path);
-  if (refused) {
-    remove();
-    return null;
-  }
-  return { name: SHM + new TextDecoder().decode(path.subarray(0, -1)), [Symbol.dispose]: remove };
+  const name = SHM + new TextDecoder().decode(path.subarray(0, -1));
+  const file = { name, [Symbol.dispose]: () => removeSharedFile(name) };
+  if (!refused) return file;
+  file[Symbol.dispose]();
+  return null;
 }
 
 function onDisk(bytes: number): SharedFile {
@@ -56,7 +54,21 @@ function onDisk(bytes: number): SharedFile {
   using file = Deno.openSync(name, { write: true });
   const zeros = new Uint8Array(1 << 20);
   for (let left = bytes; left > 0;) left -= file.writeSync(zeros.subarray(0, left));
-  return { name, [Symbol.dispose]: () => Deno.removeSync(name) };
+  return { name, [Symbol.dispose]: () => removeSharedFile(name) };
+}
+
+/** Removes the name of a shared file, where it is still there. */
+export function removeSharedFile(name: string): void {
+  if (name.startsWith(SHM)) {
+    const { symbols } = Deno.dlopen(libraryName(), { shm_unlink: { parameters: ["buffer"], result: "i32" } });
+    symbols.shm_unlink(text(name.slice(SHM.length)));
+    return;
+  }
+  try {
+    Deno.removeSync(name);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }
 
 /** Maps a shared file. @throws UserError where processes can't share memory on this system, Error where it isn't there. */

@@ -84,7 +84,7 @@ const PULSE = 500;
 /** Lives a rank's life under a supervisor, and leaves word where it fails. @returns the exit code. */
 export async function runSupervisedRank(options: SupervisedRank): Promise<number> {
   const { job, folder, rank, region, onOrphaned } = options;
-  const heart = new Heart(folder, rank, job.supervisor);
+  const heart = new Heart(folder, rank, job);
   const pulse = setInterval(() => {
     try {
       heart.beat();

@@ -40,13 +40,16 @@ interface Hearing {
   readonly SIGTERM?: () => void;
 }
 
+/** `deno task` passes on a Ctrl-C that the terminal has sent to both: what comes so soon is no second wish. */
+const ECHO_MS = 500;
+
 function listen({ wish, end, again, ...others }: Hearing): Stop {
   let listening = false;
-  let requested = false;
+  let first: number | undefined;
   const hear = () => {
     if (!listening) return end();
-    if (requested) return again();
-    requested = true;
+    if (first !== undefined) return performance.now() - first < ECHO_MS ? undefined : again();
+    first = performance.now();
     wish();
   };
   const handlers = { SIGINT: hear, SIGTERM: hear, ...others };
@@ -60,7 +63,7 @@ function listen({ wish, end, again, ...others }: Hearing): Stop {
   });
   return {
     get requested() {
-      return requested;
+      return first !== undefined;
     },
     listen: () => void (listening = true),
     [Symbol.dispose]: () => heard.forEach((signal) => Deno.removeSignalListener(signal, handlers[signal])),

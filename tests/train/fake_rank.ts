@@ -8,9 +8,9 @@ import { Abandoned } from "../../train/communicator.ts";
 import { ABANDONED, FAULT, Heart, readJob, writeFailure } from "../../train/job.ts";
 
 const [folder, number, orders] = Deno.args;
-const { supervisor } = await readJob(folder);
+const job = await readJob(folder);
 const rank = number === "-" ? 0 : Number(number);
-const heart = new Heart(folder, rank, supervisor);
+const heart = new Heart(folder, rank, job);
 const steps: Record<string, (detail: string) => Promise<void> | void> = {
   run: (run) => heart.beat({ run }),
   step: async (step) => {

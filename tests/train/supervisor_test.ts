@@ -171,9 +171,9 @@ async function underSupervision(
   const output = new Response(child.stdout).text();
   const job = await until(() => folderWith(temporary, ["beat-0.json", "beat-1.json"]));
   const { sharedMemory } = await readJob(job);
-  await until(async () => !await isThere(sharedMemory!)); // the name goes when all have mapped it
   await act(child, job);
   const { code } = await child.status;
+  await until(async () => !await isThere(sharedMemory!));
   await until(() => [...Deno.readDirSync(temporary)].length === 0);
   await Deno.remove(temporary);
   return { code, said: (await output).trim().split("\n") };
@@ -190,14 +190,15 @@ function folderWith(root: string, names: readonly string[]): string | undefined 
 
 Deno.test("a signal ends the run by rank 0, also where the terminal sends it to all; a second one ends it at once", async () => {
   const polite = await underSupervision(["wait", "wait"], (child) => {
-    child.kill("SIGTERM");
+    child.kill("SIGINT");
+    child.kill("SIGTERM"); // as the same Ctrl-C by another way
     return Promise.resolve();
   });
   assert.deepEqual(polite, { code: 0, said: ["stopping after this step; once more stops now"] });
 
   const twice = await underSupervision(["stubborn", "stubborn"], async (child) => {
     child.kill("SIGINT");
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await new Promise((resolve) => setTimeout(resolve, 600));
     child.kill("SIGINT");
   });
   assert.deepEqual(twice, {
@@ -236,4 +237,12 @@ Deno.test("ranks whose supervisor was killed end by themselves and leave nothing
     return Promise.resolve();
   });
   assert.equal(code, 137);
+});
+
+Deno.test("shared memory has its name only until every rank has mapped it", async () => {
+  await underSupervision(["wait", "wait"], async (child, job) => {
+    const { sharedMemory } = await readJob(job);
+    await until(async () => !await isThere(sharedMemory!));
+    child.kill("SIGTERM");
+  });
 });
