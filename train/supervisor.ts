@@ -7,10 +7,10 @@ import { fileURLToPath } from "node:url";
 import project from "../deno.json" with { type: "json" };
 import type { AdapterChoice } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
-import { explainIo } from "../model/files.ts";
 import type { Settings } from "./config.ts";
 import type { Console } from "./console.ts";
 import { type Beat, INTERRUPTED, type Job, writeJob } from "./job.ts";
+import { makeJobFolder } from "./job_folder.ts";
 import { type Ending, JobWatch, type StartRanks } from "./job_watch.ts";
 import { createSharedFile } from "./posix_memory.ts";
 import { resumeCommand } from "./run_folder.ts";
@@ -166,11 +166,8 @@ async function runJob(
   { start = startRanks }: Supervising,
 ): Promise<{ readonly ending: Ending; readonly beat: Beat }> {
   const { isolation, hangSeconds } = settings.config;
-  await using opened = new AsyncDisposableStack();
-  const folder = await Deno.makeTempDir({ prefix: "wgpt-job-" }).catch((error) => {
-    throw explainIo("make", "a temporary folder", error);
-  });
-  opened.defer(() => Deno.remove(folder, { recursive: true }));
+  using made = await makeJobFolder();
+  const folder = made.path;
   using memory = new DisposableStack();
   const shares = isolation === "process" && adapters.length > 1;
   const sharedMemory = shares ? memory.use(createSharedFile(regionBytes(adapters.length))).name : null;

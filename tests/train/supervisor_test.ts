@@ -6,7 +6,7 @@ import type { AdapterChoice } from "../../kernels/gpu/adapters.ts";
 import { type Job, readJob } from "../../train/job.ts";
 import type { StartRanks } from "../../train/job_watch.ts";
 import { afterFault, type Plan, supervise } from "../../train/supervisor.ts";
-import { isThere, until } from "./left_behind.ts";
+import { isThere, processes, until } from "./left_behind.ts";
 import { makeData, runTraining, settings, SMALL } from "./runs.ts";
 
 const [FAKE, SUPERVISOR, CONFIG] = ["./fake_rank.ts", "./fake_supervisor.ts", "../../deno.json"].map((path) => {
@@ -155,6 +155,15 @@ Deno.test("after enough faults the supervisor gives up, and says how to go on", 
   ]);
 });
 
+function start(temporary: string, orders: readonly [string, string], ...flags: readonly string[]): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", "--allow-all", "--config", CONFIG, SUPERVISOR, ...orders, ...flags],
+    env: { TMPDIR: temporary, NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "piped",
+  }).spawn();
+}
+
 /** A supervisor in a process of its own, whose temporary files are looked for when it is gone. */
 async function underSupervision(
   orders: readonly [string, string],
@@ -162,12 +171,7 @@ async function underSupervision(
   ...flags: readonly string[]
 ) {
   const temporary = await Deno.makeTempDir();
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", "--allow-all", "--config", CONFIG, SUPERVISOR, ...orders, ...flags],
-    env: { TMPDIR: temporary, NO_COLOR: "1" },
-    stdin: "null",
-    stdout: "piped",
-  }).spawn();
+  const child = start(temporary, orders, ...flags);
   const output = new Response(child.stdout).text();
   const job = await until(() => folderWith(temporary, ["beat-0.json", "beat-1.json"]));
   const { sharedMemory } = await readJob(job);
@@ -245,4 +249,35 @@ Deno.test("shared memory has its name only until every rank has mapped it", asyn
     await until(async () => !await isThere(sharedMemory!));
     child.kill("SIGTERM");
   });
+});
+
+Deno.test("a supervisor that stood still together with its ranks, as by Ctrl-Z, takes none for dead", async () => {
+  const { code, said } = await underSupervision(["wait", "wait"], async (child, job) => {
+    const ranks = (await processes(job)).map(({ pid }) => pid);
+    for (const pid of [child.pid, ...ranks]) Deno.kill(pid, "SIGSTOP");
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+    Deno.kill(child.pid, "SIGCONT");
+    await new Promise((resolve) => setTimeout(resolve, 300)); // it looks after them before they go on
+    for (const pid of ranks) Deno.kill(pid, "SIGCONT");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    child.kill("SIGTERM");
+  }, ...["--hang-seconds", "1"]);
+  assert.deepEqual({ code, said }, { code: 0, said: ["stopping after this step; once more stops now"] });
+});
+
+Deno.test("what a supervisor left that was killed with all its ranks goes with the next one", async () => {
+  const temporary = await Deno.makeTempDir();
+  const killed = start(temporary, ["wait", "wait"]);
+  const left = await until(() => folderWith(temporary, ["beat-0.json"]));
+  const { sharedMemory } = await readJob(left);
+  const ranks = (await processes(left)).map(({ pid }) => pid);
+  for (const pid of [killed.pid, ...ranks]) Deno.kill(pid, "SIGSTOP"); // so that none sees another end
+  for (const pid of [killed.pid, ...ranks]) Deno.kill(pid, "SIGKILL");
+  await killed.status;
+  assert.ok(await isThere(left));
+  const next = start(temporary, ["exit=0", "exit=0"]);
+  assert.equal((await next.status).code, 0);
+  assert.deepEqual([...Deno.readDirSync(temporary)], []);
+  assert.ok(!await isThere(sharedMemory!));
+  await Deno.remove(temporary);
 });
