@@ -85,6 +85,7 @@ async function build(device: Device, options: LearnerOptions, place: RankPlace):
     parameters: model.parameterCount,
     kernels,
     speed: () => speed(step),
+    sharded: step.sharded !== null,
     accumulate: (work) => step.accumulate(work),
     update: (options) => step.update(options),
     report: () => step.report(),

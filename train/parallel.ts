@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import type { Recorded } from "../kernels/gpu/choices.ts";
 import type { DenseBatch } from "../model/batch.ts";
 import type { Gpt2Config } from "../model/gpt2_config.ts";
+import type { NamedTensor } from "../model/model.ts";
 import { broadcastJson, type Communicator, gatherJson } from "./communicator.ts";
 import type { Config } from "./config.ts";
 import type { Console } from "./console.ts";
@@ -18,6 +19,8 @@ import type { Kind } from "./step.ts";
 export interface RankLearner extends Learner {
   /** Microbatches a second of this rank alone. */
   speed(): Promise<number>;
+  /** Whether each rank keeps a part of the moments: all of them must then read the same one at once. */
+  readonly sharded: boolean;
 }
 
 export type OpenRankLearner = (options: LearnerOptions) => Promise<RankLearner>;
@@ -37,6 +40,7 @@ type Order =
   | { readonly do: "update"; readonly learningRate: number; readonly update: number }
   | { readonly do: "load"; readonly kind: Kind; readonly name: string; readonly elements: number }
   | { readonly do: "loadLossScaling"; readonly scaling: LossScaling }
+  | { readonly do: "read"; readonly kind: Kind; readonly name: string }
   | { readonly do: "agree" | "end" };
 
 type Updating = Pick<UpdateWork, "scale" | "seed" | "update"> & { readonly speeds: readonly number[] };
@@ -78,6 +82,19 @@ class Leader {
     this.#broken = false;
   }
 
+  /** Tensors that are read with the help of all ranks. */
+  #gathered(kind: Kind): NamedTensor[] {
+    return this.own.tensors(kind).map(({ name, shape, read }) => ({
+      name,
+      shape,
+      read: async () => {
+        let values: Float32Array | undefined;
+        await this.tell({ do: "read", kind, name }, undefined, async () => void (values = await read()));
+        return values!;
+      },
+    }));
+  }
+
   learner(devices: readonly string[], speeds: readonly number[]): Learner {
     const { own, communicator } = this;
     return {
@@ -98,6 +115,7 @@ class Leader {
         return this.tell(order, packed(batches), () => own.accumulate(share(communicator.rank, batches, order)));
       },
       update: (options) => this.tell({ do: "update", ...options }, undefined, () => own.update(options)),
+      tensors: (kind) => own.sharded && kind !== "parameter" ? this.#gathered(kind) : own.tensors(kind),
       load: (kind, name, data) => {
         const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
         const order = { do: "load", kind, name, elements: data.length } as const;
@@ -145,6 +163,9 @@ async function obey(order: Order, learner: RankLearner, communicator: Communicat
       await communicator.broadcast(bytes, 0);
       return await learner.accumulate(share(communicator.rank, unpacked(bytes, order), order));
     }
+    case "read":
+      await learner.tensors(order.kind).find(({ name }) => name === order.name)!.read();
+      return;
     case "load": {
       const data = new Float32Array(order.elements);
       await communicator.broadcast(new Uint8Array(data.buffer), 0);

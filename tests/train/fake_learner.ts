@@ -160,6 +160,7 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
       sum = loss[0];
     },
     agree: () => Promise.resolve(),
+    sharded: false,
     speed: () => Promise.resolve(faults.speed ?? 1),
     update: ({ learningRate, update }) => Promise.resolve(adamw(learningRate, update)),
     report: () => Promise.resolve(last),
