@@ -24,7 +24,10 @@ const CONTROL_BYTES = 256;
 /** What arrays outside the ranks' memories go through, a piece at a time. */
 const STAGING_BYTES = 1 << 20;
 
-const perRank = STAGING_BYTES + MEMORY_BYTES;
+/** What a rank says it calls, by turns in two words: one may be ahead of another by one barrier. */
+const TAGS_BYTES = 64;
+
+const perRank = TAGS_BYTES + STAGING_BYTES + MEMORY_BYTES;
 
 /** Milliseconds that a rank sleeps at once: it looks after its heart in between. */
 const NAP = 100;
@@ -107,14 +110,14 @@ class SharedCommunicator implements Communicator {
 
   /** Each rank sums its part of all arrays and writes it to all. */
   #sum(arrayOf: (rank: number) => Summands): void {
-    this.#barrier();
+    this.#barrier("sum", arrayOf(this.rank).byteLength);
     const arrays = Array.from({ length: this.size }, (_, rank) => arrayOf(rank));
     const { length } = arrays[0];
     // Parts begin at cache lines, so that no two ranks write to one.
     const border = (rank: number) => rank === this.size ? length : Math.floor(rank * length / this.size / 64) * 64;
     const [from, to] = [border(this.rank), border(this.rank + 1)];
     if (to > from) sumInPlace(arrays.map((array) => array.subarray(from, to)));
-    this.#barrier();
+    this.#barrier("sum", arrays[0].byteLength);
   }
 
   broadcast(data: Uint8Array, root: number): Promise<void> {
@@ -123,22 +126,40 @@ class SharedCommunicator implements Communicator {
         const piece = data.subarray(from, from + STAGING_BYTES);
         const staged = this.#stagingOf(root).subarray(0, piece.length);
         if (this.rank === root) staged.set(piece);
-        this.#barrier();
+        this.#barrier("broadcast", piece.length);
         if (this.rank !== root) piece.set(staged);
-        this.#barrier();
+        this.#barrier("broadcast", piece.length);
       }
     });
   }
 
   barrier(): Promise<void> {
-    return attempt(() => this.#barrier());
+    return attempt(() => this.#barrier("barrier"));
   }
 
-  /** The last to arrive opens the next generation. */
-  #barrier(): void {
-    const { region, size, options: { onWait } } = this;
+  /**
+   * The last to arrive opens the next generation.
+   *
+   * @throws Error where another rank came with another call: all that follows would be garbage.
+   */
+  #barrier(call: keyof typeof CALLS, size = 0): void {
     const words = this.#words;
     const generation = Atomics.load(words, GENERATION);
+    const tag = CALLS[call] + size;
+    Atomics.store(this.#tagsOf(this.rank), generation & 1, tag);
+    this.#meet(generation);
+    for (let rank = 0; rank < this.size; rank++) {
+      const other = Atomics.load(this.#tagsOf(rank), generation & 1);
+      if (other === tag) continue;
+      throw new Error(
+        `Ranks are out of step: rank ${rank} came with ${nameOf(other)}, rank ${this.rank} with ${nameOf(tag)}`,
+      );
+    }
+  }
+
+  #meet(generation: number): void {
+    const { region, size, options: { onWait } } = this;
+    const words = this.#words;
     if (Atomics.add(words, ARRIVED, 1) === size - 1) {
       Atomics.store(words, ARRIVED, 0);
       Atomics.add(words, GENERATION, 1);
@@ -152,17 +173,30 @@ class SharedCommunicator implements Communicator {
     }
   }
 
+  #tagsOf(rank: number): Int32Array {
+    return new Int32Array(this.region.buffer, CONTROL_BYTES + rank * perRank, 2);
+  }
+
   #stagingOf(rank: number): Uint8Array {
-    return new Uint8Array(this.region.buffer, CONTROL_BYTES + rank * perRank, STAGING_BYTES);
+    return new Uint8Array(this.region.buffer, CONTROL_BYTES + rank * perRank + TAGS_BYTES, STAGING_BYTES);
   }
 
   #memoryOf(rank: number): Uint8Array {
-    return new Uint8Array(this.region.buffer, CONTROL_BYTES + rank * perRank + STAGING_BYTES, MEMORY_BYTES);
+    const start = CONTROL_BYTES + rank * perRank + TAGS_BYTES + STAGING_BYTES;
+    return new Uint8Array(this.region.buffer, start, MEMORY_BYTES);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return Promise.resolve();
   }
+}
+
+/** Names of calls in a tag's upper bits, above any size. */
+const CALLS = { barrier: 1 << 28, sum: 2 << 28, broadcast: 3 << 28 } as const;
+
+function nameOf(tag: number): string {
+  const [call, first] = Object.entries(CALLS).findLast(([, first]) => tag >= first) ?? ["nothing", 0];
+  return `${call} of ${tag - first} bytes`;
 }
 
 function wordsOf({ buffer }: SharedRegion): Int32Array {

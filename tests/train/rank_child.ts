@@ -52,6 +52,13 @@ const tasks = {
     const all = await gatherJson(communicator, { rank: communicator.rank, text: "é".repeat(communicator.rank) });
     return [bytes.every((byte) => byte === communicator.size), all];
   },
+  /** Rank 0 sums while the others broadcast. */
+  async mixes(communicator: Communicator) {
+    const call = communicator.rank === 0
+      ? communicator.allReduce(new Float32Array(4))
+      : communicator.broadcast(new Uint8Array(3), 1);
+    return await call.then(() => "met", (error) => error.message);
+  },
   /** The last rank never comes. */
   async waits(communicator: Communicator) {
     if (communicator.rank === communicator.size - 1) await new Promise((resolve) => setTimeout(resolve, 600_000));

@@ -97,6 +97,18 @@ Deno.test("what one rank sends reaches all, longer than the memory it goes throu
   for (const result of await processes(2, "broadcasts")) assert.deepEqual(result, [true, all.slice(0, 2)]);
 });
 
+Deno.test("ranks that make different calls are told so instead of taking each other's bytes", async () => {
+  const [first, second] = await threads(2, "mixes");
+  assert.equal(
+    first.result,
+    "Ranks are out of step: rank 1 came with broadcast of 3 bytes, rank 0 with sum of 16 bytes",
+  );
+  assert.equal(
+    second.result,
+    "Ranks are out of step: rank 0 came with sum of 16 bytes, rank 1 with broadcast of 3 bytes",
+  );
+});
+
 Deno.test("ranks that wait look after their hearts, and give up when they are abandoned", async () => {
   const memory = new SharedArrayBuffer(regionBytes(3));
   const region = threadRegion(memory);
