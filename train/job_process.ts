@@ -4,7 +4,7 @@ import { openPosixRegion } from "./posix_memory.ts";
 import { runSupervisedRank } from "./rank.ts";
 import type { RankMessage, RankNews } from "./rank_worker.ts";
 import { abandon, regionBytes, requestStop, threadRegion } from "./shared_memory.ts";
-import { ignoreStop, listenToSupervisor } from "./stop.ts";
+import { ignoreStop, listenToSupervisor, type Stop } from "./stop.ts";
 
 /** Milliseconds that Workers have to end after one of them failed. */
 const PATIENCE = 5000;
@@ -21,7 +21,9 @@ export async function runJobProcess(
   end: (code: number) => never,
 ): Promise<number> {
   const job = await readJob(folder);
-  if (rank === null && job.adapters.length > 1) return await runWorkers(job, folder, end);
+  if (rank === null && job.adapters.length > 1) {
+    return await runWorkers(job, folder, end, (wish) => listenToSupervisor(wish, () => end(INTERRUPTED)));
+  }
   return await runHere(job, folder, rank ?? 0, end);
 }
 
@@ -32,13 +34,24 @@ async function runHere(job: Job, folder: string, rank: number, end: (code: numbe
   return await runSupervisedRank({ job, folder, rank, region, stop, onOrphaned: () => end(ABANDONED) });
 }
 
-async function runWorkers(job: Job, folder: string, end: (code: number) => never): Promise<number> {
+/**
+ * Runs all ranks of a job as Workers of this process.
+ *
+ * @param folder the job's, where a supervisor watches.
+ * @param listen begins to hear signals; what it is given is called when the run is to stop.
+ */
+export async function runWorkers(
+  job: Job,
+  folder: string | null,
+  end: (code: number) => never,
+  listen: (wish: () => void) => Stop,
+): Promise<number> {
   const memory = new SharedArrayBuffer(regionBytes(job.adapters.length));
   using region = threadRegion(memory);
-  using stop = listenToSupervisor(() => requestStop(region), () => end(INTERRUPTED));
+  using stop = listen(() => requestStop(region));
   let patience: ReturnType<typeof setTimeout> | undefined;
   const codes = await Promise.all(job.adapters.map((_, rank) => {
-    return runWorker({ folder, rank, memory }, (news) => {
+    return runWorker({ job, folder, rank, memory }, (news) => {
       if ("listening" in news) stop.listen();
       else if ("orphaned" in news) end(ABANDONED);
       else if (news.exitCode !== 0) patience ??= setTimeout(() => end(news.exitCode), PATIENCE);
@@ -62,7 +75,7 @@ function runWorker(message: RankMessage, onNews: (news: RankNews) => void, onFau
     worker.onmessage = ({ data }: MessageEvent<RankNews>) => "exitCode" in data ? ended(data.exitCode) : onNews(data);
     worker.onerror = (event) => {
       event.preventDefault();
-      writeFailure(message.folder, message.rank, new Error(event.message));
+      if (message.folder !== null) writeFailure(message.folder, message.rank, new Error(event.message));
       onFault();
       ended(FAULT);
     };

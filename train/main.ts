@@ -26,6 +26,10 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     const { planRun } = await import("./dry_run.ts");
     const planned = await planRun(settings, chosen); // before minutes go into data that nothing can train on
     if (planned !== undefined) return print(planned);
+    if (settings.config.communicator === "mpi") {
+      const { runMpiProcess } = await import("./mpi_process.ts");
+      return await runMpiProcess(settings, chosen, (code) => Deno.exit(code));
+    }
     const { supervise } = await import("./supervisor.ts");
     const console = createConsole({ shared: true });
     leftOut(found, adapters).forEach((line) => console.line(line));

@@ -8,8 +8,10 @@ import { reportFailure } from "../model/report.ts";
 import { Abandoned, alone, type Communicator, gatherJson } from "./communicator.ts";
 import { type Console, createConsole } from "./console.ts";
 import { openRankLearner, type RankPlace } from "./gpu_learner.ts";
+import { hierarchical } from "./hierarchical.ts";
 import { ABANDONED, FAULT, Heart, type Job, writeFailure } from "./job.ts";
 import { train } from "./loop.ts";
+import { type MpiCommunicator, openMpi } from "./mpi.ts";
 import { follow, leading, type OpenRankLearner } from "./parallel.ts";
 import { abandon, sharedCommunicator, type SharedRegion } from "./shared_memory.ts";
 import type { Stop } from "./stop.ts";
@@ -19,6 +21,8 @@ export interface RankOptions {
   /** Number of its adapter in the job. */
   readonly adapter: number;
   readonly communicator: Communicator;
+  /** The ranks of this process or machine; they open their devices in turn. Default: all. */
+  readonly local?: Communicator;
   readonly stop: Pick<Stop, "requested" | "listen">;
   /** Hears where the run stands. */
   readonly onProgress?: (run: string, step: number) => void;
@@ -35,7 +39,7 @@ export async function runRank(options: RankOptions): Promise<void> {
   const { job: { settings, adapters }, adapter, communicator, stop, onProgress, open = openRankLearner } = options;
   const { rank, size } = communicator;
   const choice = adapters[adapter];
-  const device = await inTurn(communicator, () => openAdapter(choice));
+  const device = await inTurn(options.local ?? communicator, () => openAdapter(choice));
   const opened = await gatherJson(communicator, { choice, board: device.board });
   refuseSharedBoard(opened);
   const names = opened.map(({ choice: { name } }) => name);
@@ -64,6 +68,31 @@ async function inTurn<T>(communicator: Communicator, open: () => Promise<T>): Pr
 function followersConsole(rank: number): Pick<Console, "line" | "status"> {
   const console = createConsole();
   return { line: (text) => console.line(`rank ${rank}: ${text}`), status: () => {} };
+}
+
+/** A rank of a process that mpirun started. */
+export interface MpiRank extends Pick<RankOptions, "job" | "stop"> {
+  /** Its number in the process. */
+  readonly rank: number;
+  /** What the process's ranks share; null where there is but one. */
+  readonly region: SharedRegion | null;
+}
+
+/** Lives a rank's life under mpirun, and ends all ranks where it fails. @returns the exit code. */
+export async function runMpiRank({ job, rank, region, stop }: MpiRank): Promise<number> {
+  const local = region === null ? alone() : sharedCommunicator(region, { rank, size: job.adapters.length });
+  let across: MpiCommunicator | null = null;
+  try {
+    if (rank === 0) across = await openMpi();
+    await using communicator = await hierarchical(local, across);
+    await runRank({ job, adapter: rank, communicator, local, stop });
+    return 0;
+  } catch (error) {
+    if (region !== null) abandon(region);
+    const code = error instanceof Abandoned ? ABANDONED : reportFailure(error);
+    across?.abort(code);
+    return code;
+  }
 }
 
 /** A rank under a supervisor: where it runs, and how it is reached. */

@@ -1,12 +1,13 @@
 /** A rank as a Worker: takes its place in a job by message and answers with its exit code. It knows no training. */
-import { readJob } from "./job.ts";
-import { runSupervisedRank } from "./rank.ts";
+import type { Job } from "./job.ts";
+import { runMpiRank, runSupervisedRank } from "./rank.ts";
 import { stopRequested, threadRegion } from "./shared_memory.ts";
 
 /** What the process tells a Worker. */
 export interface RankMessage {
-  /** The job's folder. */
-  readonly folder: string;
+  readonly job: Job;
+  /** The job's folder; null in a process that mpirun started. */
+  readonly folder: string | null;
   readonly rank: number;
   readonly memory: SharedArrayBuffer;
 }
@@ -19,20 +20,17 @@ const scope = self as unknown as {
   postMessage(news: RankNews): void;
 };
 
-scope.onmessage = async ({ data: { folder, rank, memory } }) => {
+scope.onmessage = async ({ data: { job, folder, rank, memory } }) => {
   const region = threadRegion(memory);
-  const exitCode = await runSupervisedRank({
-    job: await readJob(folder),
-    folder,
-    rank,
-    region,
-    stop: {
-      get requested() {
-        return stopRequested(region);
-      },
-      listen: () => scope.postMessage({ listening: true }),
+  const stop = {
+    get requested() {
+      return stopRequested(region);
     },
-    onOrphaned: () => scope.postMessage({ orphaned: true }),
-  });
+    listen: () => scope.postMessage({ listening: true }),
+  };
+  const onOrphaned = () => scope.postMessage({ orphaned: true });
+  const exitCode = folder === null
+    ? await runMpiRank({ job, rank, region, stop })
+    : await runSupervisedRank({ job, folder, rank, region, stop, onOrphaned });
   scope.postMessage({ exitCode });
 };
