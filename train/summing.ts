@@ -1,52 +1,32 @@
 /** Sums of arrays in the order they are given. It knows no rank and no memory. */
 import type { Summands } from "./communicator.ts";
+import { instantiateSumming } from "./summing_module.ts";
 
-/** Elements added at once: what is read and written then stays in a processor's first caches. */
-const BLOCK = 2048;
+/** Bytes of each array that are summed at once: what is copied in and out then stays in a processor's first caches. */
+const BLOCK_BYTES = 1 << 15;
+const PAGE_BYTES = 1 << 16;
 
-const sums = new Float32Array(BLOCK);
-// As i32: V8 computes with u32 above 2^31 as doubles.
-const bits = new Int32Array(sums.buffer);
-const term = new Float32Array(BLOCK);
-const termBits = new Int32Array(term.buffer);
+const { memory, sumF32, sumBf16 } = instantiateSumming();
 
 /**
  * Writes ((a + b) + c) + … of arrays of one type and length into each of them, rounded to f32 after each addition, and bf16
  * values (bit patterns in a Uint16Array) to bf16 at the end.
  */
 export function sumInPlace(arrays: readonly Summands[]): void {
-  const [first, ...others] = arrays;
-  for (let from = 0; from < first.length; from += BLOCK) {
-    const to = Math.min(first.length, from + BLOCK);
-    if (first instanceof Float32Array) {
-      for (const other of others) add(first, other as Float32Array, from, to);
-    } else {
-      widen(bits, first, from, to);
-      for (const other of others) {
-        widen(termBits, other as Uint16Array, from, to);
-        add(sums, term, 0, to - from);
-      }
-      narrow(first, bits, from, to);
-    }
-    for (const other of others) other.set(first.subarray(from, to), from);
-  }
-}
-
-// Each of these sees arrays of one type alone: a loop over mixed ones takes five times as long.
-
-function add(sum: Float32Array, term: Float32Array, from: number, to: number): void {
-  for (let i = from; i < to; i++) sum[i] += term[i];
-}
-
-function widen(into: Int32Array, values: Uint16Array, from: number, to: number): void {
-  for (let i = from; i < to; i++) into[i - from] = values[i] << 16;
-}
-
-/** The upper halves of f32 bits, rounded to nearest even; NaN stays NaN. */
-function narrow(into: Uint16Array, bits: Int32Array, from: number, to: number): void {
-  for (let i = from; i < to; i++) {
-    const value = bits[i - from];
-    const isNaN = (value & 0x7fffffff) > 0x7f800000;
-    into[i] = isNaN ? (value >> 16) | 0x40 : ((value + 0x7fff + ((value >> 16) & 1)) | 0) >> 16;
+  const [{ length, byteLength, BYTES_PER_ELEMENT }] = arrays;
+  const bytes = Math.min(BLOCK_BYTES, Math.ceil(byteLength / 64) * 64);
+  const pages = Math.ceil(arrays.length * bytes / PAGE_BYTES) - memory.buffer.byteLength / PAGE_BYTES;
+  if (pages > 0) memory.grow(pages);
+  const isF32 = arrays[0] instanceof Float32Array;
+  const View = isF32 ? Float32Array : Uint16Array;
+  const sum = isF32 ? sumF32 : sumBf16;
+  const most = bytes / BYTES_PER_ELEMENT;
+  const blocks = arrays.map((_, i) => new View(memory.buffer, i * bytes, most));
+  for (let from = 0; from < length; from += most) {
+    const to = Math.min(from + most, length);
+    arrays.forEach((array, i) => blocks[i].set(array.subarray(from, to)));
+    sum(arrays.length, bytes);
+    const summed = blocks[0].subarray(0, to - from);
+    for (const array of arrays) array.set(summed, from);
   }
 }
