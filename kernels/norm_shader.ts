@@ -4,11 +4,14 @@
  */
 import type { Capabilities } from "./gpu/graph.ts";
 import { f32, GRID_WIDTH, range, wgsl } from "./gpu/wgsl.ts";
+import { type Dropout, keptText } from "./pointwise.ts";
 
 export interface NormShape {
   /** "layer" subtracts the mean, "rms" doesn't. */
   readonly kind: "layer" | "rms";
   readonly columns: number;
+  /** What is dropped from x before the sum. */
+  readonly dropout: Dropout | null;
 }
 
 /** Values of a row that a lane may hold where a subgroup alone does the row; with more it gets help. */
@@ -65,14 +68,13 @@ export class NormText {
     return this.#shader({
       names: [
         ...["read> x: array<T>", ...(residual ? ["read> skip: array<T>"] : []), "read> weight: array<T>", ...bias],
+        ...this.#counter,
         ...(residual ? ["read_write> sum: array<T>"] : []),
         ...["read_write> y: array<T>", "read_write> statistics: array<vec2f>"],
       ],
       once: [this.#load("w", "weight", "lane"), layer ? this.#load("b", "bias", "lane") : ""],
       each: [
-        this.#load("x", "x", "at"),
-        residual ? this.#load("s", "skip", "at") : "",
-        residual ? this.#lines((j) => `x${j} += s${j}; sum[at + ${j * this.lanes}u] = x${j};`) : "",
+        ...this.#sums(residual),
         layer ? `let mean = total(lane, ${this.#sum((j) => `x${j}`)}) / COLUMNS;` : "let mean = 0.0;",
         this.#lines((j) => `x${j} -= mean;`),
         `let rstd = 1.0 / sqrt(total(lane, ${this.#sum((j) => `x${j} * x${j}`)}) / COLUMNS + ${f32(eps)});`,
@@ -83,6 +85,14 @@ export class NormText {
     });
   }
 
+  /** A row of x, or of x + skip, in registers; the sum also in memory. */
+  #sums(residual: boolean): string[] {
+    if (!residual) return [this.#load("x", "x", "at")];
+    if (this.shape.dropout) return [this.#masked("sum[i] = x[i] * mask + skip[i];"), this.#load("x", "sum", "at")];
+    const add = (j: number) => `x${j} += s${j}; sum[at + ${j * this.lanes}u] = x${j};`;
+    return [this.#load("x", "x", "at"), this.#load("s", "skip", "at"), this.#lines(add)];
+  }
+
   /** dx, or dx added, and for the workgroup's rows the sums that make dweight and dbias. */
   backward(adds: boolean): string {
     const layer = this.shape.kind === "layer";
@@ -90,8 +100,10 @@ export class NormText {
     return this.#shader({
       names: [
         ...["dy", "x"].map((name) => `read> ${name}: array<T>`),
-        ...["read> statistics: array<vec2f>", "read> weight: array<T>"],
-        ...["dx", "dweights", ...(layer ? ["dbiases"] : [])].map((name) => `read_write> ${name}: array<T>`),
+        ...["read> statistics: array<vec2f>", "read> weight: array<T>", ...this.#counter],
+        ...["dx", "dweights", ...(layer ? ["dbiases"] : []), ...(this.shape.dropout ? ["dbranch"] : [])].map((name) =>
+          `read_write> ${name}: array<T>`
+        ),
       ],
       once: [this.#load("w", "weight", "lane"), ...sums.map((name) => this.#zeroes(name))],
       each: [
@@ -105,8 +117,10 @@ export class NormText {
         `let across = total(lane, ${this.#sum((j) => `g${j} * x${j}`)}) / COLUMNS;`,
         this.#lines((j) => {
           const place = `dx[at + ${j * this.lanes}u]`;
-          return `${place} = ${adds ? `${place} + ` : ""}rstd * (g${j}${layer ? " - along" : ""} - x${j} * across);`;
+          const sum = `${adds ? `${place} + ` : ""}rstd * (g${j}${layer ? " - along" : ""} - x${j} * across)`;
+          return `${place} = ${sum};`;
         }),
+        this.shape.dropout ? this.#masked("dbranch[i] = dx[i] * mask;") : "",
       ],
       after: [
         "let part = block * WIDTH + lane;",
@@ -114,6 +128,18 @@ export class NormText {
         layer ? this.#lines((j) => `dbiases[part + ${j * this.lanes}u] = db${j};`) : "",
       ],
     });
+  }
+
+  get #counter(): string[] {
+    return this.shape.dropout ? ["read> counter: array<u32>"] : [];
+  }
+
+  /** A loop over what a lane holds of a row: unrolled, masks would compile for seconds. */
+  #masked(line: string): string {
+    const kept = this.vector === 4 ? "kept(row, place)" : "kept(row, place / 4u)[place % 4u]";
+    return `for (var place = lane; place < WIDTH; place += LANES) {
+      let i = row * WIDTH + place; let mask = ${kept}; ${line}
+    }`;
   }
 
   #shader(parts: { names: string[]; once: string[]; each: string[]; after: string[] }): string {
@@ -131,6 +157,7 @@ export class NormText {
     return `${this.vector === 4 ? "alias T = vec4f;" : scalar}
 struct Uniforms { rows: u32 }
 ${wgsl(bindings.join("\n"), constants)}
+${this.shape.dropout ? keptText(this.shape.dropout) : ""}
 ${this.#total}
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {

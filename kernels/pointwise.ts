@@ -116,10 +116,29 @@ export function activationBackward(x: Tensor, grad: Tensor, activation: Activati
   return apply(geluBackwardOp, [x, grad], { form: activation === "gelu_erf" ? "erf" : "tanh" })[0];
 }
 
-interface Dropout {
+/** What is dropped where. */
+export interface Dropout {
   readonly rate: number;
   /** A constant that keeps the masks of different uses apart. */
   readonly site: number;
+}
+
+/** WGSL `fn kept(row: u32, quad: u32) -> vec4f`: the factors of a row's four columns; reads the storage `counter`. */
+export function keptText({ rate, site }: Dropout): string {
+  return `${PHILOX_WGSL}
+fn kept(row: u32, quad: u32) -> vec4f {
+  let bits = philox(vec4u(quad, counter[2] + row, ${site}u, 0u), vec2u(counter[0], counter[1]));
+  let drawn = vec4f(uniform_of(bits.x), uniform_of(bits.y), uniform_of(bits.z), uniform_of(bits.w));
+  return select(vec4f(0.0), vec4f(${f32(1 / (1 - rate))}), drawn >= vec4f(${f32(rate)}));
+}`;
+}
+
+/** @throws RangeError for what is no counter or no rate. */
+export function checkDropout(counter: TensorType, rate: number): void {
+  if (counter.dtype !== "u32" || count(counter) !== 4) {
+    throw new RangeError(`Cannot drop with counter ${formatType(counter)}: want (4) u32`);
+  }
+  if (!(rate >= 0 && rate < 1)) throw new RangeError(`Cannot drop at rate ${rate}: want 0 ≤ rate < 1`);
 }
 
 const dropoutOp: Op<Dropout> = {
@@ -128,21 +147,13 @@ const dropoutOp: Op<Dropout> = {
     if (x.dtype !== "f32" || x.shape.length !== 2) {
       throw new RangeError(`Cannot drop from ${formatType(x)}: want (N, C) f32`);
     }
-    if (counter.dtype !== "u32" || count(counter) !== 4) {
-      throw new RangeError(`Cannot drop with counter ${formatType(counter)}: want (4) u32`);
-    }
-    if (!(rate >= 0 && rate < 1)) throw new RangeError(`Cannot drop at rate ${rate}: want 0 ≤ rate < 1`);
+    checkDropout(counter, rate);
     return [x];
   },
   kernels({ inputs: [x, counter], outputs: [output], attrs: { rate, site } }, device) {
     const columns = x.shape[1];
     const quads = Math.ceil(columns / 4);
-    const functions = `${PHILOX_WGSL}
-fn kept(row: u32, quad: u32) -> vec4f {
-  let bits = philox(vec4u(quad, counter[2] + row, ${site}u, 0u), vec2u(counter[0], counter[1]));
-  let drawn = vec4f(uniform_of(bits.x), uniform_of(bits.y), uniform_of(bits.z), uniform_of(bits.w));
-  return select(vec4f(0.0), vec4f(${f32(1 / (1 - rate))}), drawn >= vec4f(${f32(rate)}));
-}`;
+    const functions = keptText({ rate, site });
     const body = columns % 4 === 0
       ? `a * kept(i / ${quads}u, i % ${quads}u)`
       : `a * kept(i / ${columns}u, i % ${columns}u / 4u)[i % ${columns}u % 4u]`;

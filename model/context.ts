@@ -3,6 +3,7 @@
  * from, how rows attend, and whether anything is dropped. It knows no architecture.
  */
 import { attention } from "../kernels/attention.ts";
+import type { DroppedBranch } from "../kernels/norm.ts";
 import { pagedAttention, writeKeyValue } from "../kernels/paged_attention.ts";
 import { dropout } from "../kernels/pointwise.ts";
 import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
@@ -32,6 +33,8 @@ export interface Context {
   ): Tensor;
   /** x itself, but in training, where elements are dropped at `rate` and the others scaled by 1/(1 - rate). */
   dropout(x: Tensor, rate: number): Tensor;
+  /** The same for kernels that drop as they read; undefined where nothing is dropped. */
+  dropping(rate: number): DroppedBranch | undefined;
   /** Runs a block of layers; its values may be recomputed in the backward pass instead of being kept. */
   block<T>(body: () => T): T;
   /** Runs what costs little beside the products around it; its values may be recomputed in the backward pass. */
@@ -68,14 +71,18 @@ export function denseContext(graph: Graph, rows: number, options: DenseOptions =
   const starts = graph.input("starts", [rows], "u32");
   let site = 0;
   const counter = options.dropout ? graph.input("counter", [4], "u32") : null;
+  const dropping = (rate: number) => counter === null || rate === 0 ? undefined : { rate, site: site++, counter };
   return {
     tokens: graph.input("tokens", [rows], "u32"),
     positions: graph.input("positions", [rows], "u32"),
     attend(_layer, q, k, v, { scale, dropout: rate = 0 }) {
-      const dropped = counter === null || rate === 0 ? undefined : { rate, site: site++, counter };
-      return attention(q, k, v, starts, { scale, dropout: dropped, longest: options.longest });
+      return attention(q, k, v, starts, { scale, dropout: dropping(rate), longest: options.longest });
     },
-    dropout: (x, rate) => counter === null || rate === 0 ? x : dropout(x, rate, site++, counter),
+    dropout(x, rate) {
+      const dropped = dropping(rate);
+      return dropped === undefined ? x : dropout(x, rate, dropped.site, dropped.counter);
+    },
+    dropping,
     block: (body) => options.recompute === "block" ? graph.region(body) : body(),
     cheap: (body) => options.recompute === "attention" ? graph.region(body) : body(),
     recomputesCheap: options.recompute === "attention",
@@ -127,6 +134,7 @@ export function pagedContext(graph: Graph, options: PagedOptions): Context {
       return pagedAttention(q, keys, values, table, sequences, positions, { scale, blockSize });
     },
     dropout: (x) => x,
+    dropping: () => undefined,
     block: (body) => body(),
     cheap: (body) => body(),
     recomputesCheap: false,

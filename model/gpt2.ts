@@ -77,13 +77,12 @@ function mlp(config: Gpt2Config, p: Scope, context: Context, x: Tensor): Tensor 
 }
 
 function residual(config: Gpt2Config, context: Context, p: Scope, x: Tensor, branch: Tensor): Stream {
-  const dropped = context.dropout(branch, config.resid_pdrop);
   if (context.recomputesCheap) {
-    const sum = add(dropped, x);
+    const sum = add(context.dropout(branch, config.resid_pdrop), x);
     return { sum, normed: norm(config, context, p, sum) };
   }
   const { weight, bias } = normParameters(config, p);
-  return residualLayerNorm(dropped, x, weight, bias, config.layer_norm_epsilon);
+  return residualLayerNorm(branch, x, weight, bias, config.layer_norm_epsilon, context.dropping(config.resid_pdrop));
 }
 
 function norm(config: Gpt2Config, context: Context, p: Scope, x: Tensor): Tensor {

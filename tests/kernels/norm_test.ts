@@ -2,8 +2,13 @@
 import assert from "node:assert/strict";
 import { Graph } from "../../kernels/gpu/graph.ts";
 import { layerNorm, residualLayerNorm, residualRmsNorm, rmsNorm } from "../../kernels/norm.ts";
-import { checkOp, randomF32 } from "../harness.ts";
+import { differentiate } from "../../kernels/gpu/grad.ts";
+import { compile } from "../../kernels/gpu/program.ts";
+import { createStore } from "../../kernels/gpu/store.ts";
+import { dropout } from "../../kernels/pointwise.ts";
+import { checkOp, randomF32, testDevice } from "../harness.ts";
 import { norm } from "../reference/norm.ts";
+import { dropoutFactors } from "../reference/pointwise.ts";
 
 const EPS = 1e-5;
 // Sums of C f32 terms in lanes: about log2(C) + C / 8 roundings of 2^-24 each, on values of size 1.
@@ -59,6 +64,67 @@ for (const [N, C] of sizes) {
     });
   });
 }
+
+for (const [N, C] of sizes) {
+  Deno.test(`norms of a sum whose branch is dropped (${N}, ${C})`, async () => {
+    const [rate, site] = [0.25, 7];
+    const words = Uint32Array.of(11, 5, 1000, 0);
+    const factors = dropoutFactors([N, C], rate, site, words);
+    const sum = (x: Float64Array, skip: Float64Array) => x.map((value, i) => value * factors[i] + skip[i]);
+    for (const kind of ["layer", "rms"] as const) {
+      await checkOp({
+        build(_, [x, skip, weight, bias, counter]) {
+          const dropped = { rate, site, counter };
+          return Object.values(
+            kind === "layer"
+              ? residualLayerNorm(x, skip, weight, bias, EPS, dropped)
+              : residualRmsNorm(x, skip, weight, EPS, dropped),
+          );
+        },
+        reference([x, skip, weight, bias]) {
+          return [sum(x, skip), norm(sum(x, skip), weight, kind === "layer" ? bias : null, EPS)];
+        },
+        inputs: [
+          { shape: [N, C], data: shifted(N * C, 1) },
+          { shape: [N, C], data: randomF32(N * C, 2) },
+          { shape: [C], data: shifted(C, 3) },
+          { shape: [C], data: randomF32(C, 4), grad: kind === "layer" },
+          { shape: [4], data: words },
+        ],
+        gradients: GRADIENTS,
+        ...TOLERANCE,
+      });
+    }
+  });
+}
+
+Deno.test("dropping in the norm gives the bits that dropping before it gives, gradients too", async () => {
+  const [N, C, rate, site] = [70, 48, 0.1, 2];
+  const device = await testDevice();
+  using store = createStore(device);
+  const results = [];
+  for (const fused of [false, true]) {
+    const graph = new Graph();
+    const [x, skip] = ["x", "skip"].map((name) => graph.input(name, [N, C]));
+    const [weight, bias] = ["weight", "bias"].map((name) => graph.input(name, [C]));
+    const counter = graph.input("counter", [4], "u32");
+    const normed = fused
+      ? residualLayerNorm(x, skip, weight, bias, EPS, { rate, site, counter })
+      : residualLayerNorm(dropout(x, rate, site, counter), skip, weight, bias, EPS);
+    const seeds = [
+      { tensor: normed.normed, gradient: graph.input("dnormed", [N, C]) },
+      { tensor: normed.sum, gradient: graph.input("dsum", [N, C]) },
+    ];
+    const [dx, dskip, dweight] = differentiate(seeds, [x, skip, weight]);
+    using program = await compile(device, graph, { ...normed, dx, dskip, dweight }, store);
+    const data = Object.fromEntries(["x", "skip", "dnormed", "dsum"].map((name, i) => [name, randomF32(N * C, i)]));
+    const parameters = { weight: shifted(C, 8), bias: randomF32(C, 9) };
+    program.run({ ...data, ...parameters, counter: Uint32Array.of(3, 1, 64, 0) });
+    const read = await program.read("sum", "normed", "dx", "dskip", "dweight");
+    results.push(read.map((bytes) => new Uint32Array(bytes)));
+  }
+  assert.deepEqual(results[1], results[0]);
+});
 
 Deno.test("wrong shapes are named", () => {
   const graph = new Graph();
