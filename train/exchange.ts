@@ -112,9 +112,12 @@ export class GradientExchange implements Disposable {
       submit(segmentOf(this.buckets[index]));
       parcel.pack?.run();
       const read = this.#slots[slot].begin(this.#slice(parcel));
-      if (index + 1 < this.buckets.length) submit(segmentOf(this.buckets[index + 1])); // the GPU goes on meanwhile
+      // The GPU goes on meanwhile, where there is anything left.
+      const next = index + 1 < this.buckets.length ? segmentOf(this.buckets[index + 1]) : Infinity;
+      submit(Math.max(next, submitted + 1));
       await read;
       travelling[slot] = this.#sum(parcel, slot);
+      travelling[slot].catch(() => {}); // it is thrown where it is awaited; unheard until then it would end the process
     }
     submit(Infinity);
     await Promise.all(travelling);

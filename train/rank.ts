@@ -40,8 +40,18 @@ export async function runRank(options: RankOptions): Promise<void> {
   const { rank, size } = communicator;
   const choice = adapters[adapter];
   const device = await inTurn(options.local ?? communicator, () => openAdapter(choice));
-  const opened = await gatherJson(communicator, { choice, board: device.board });
+  const { maxBufferSize, maxStorageBufferBindingSize } = device.capabilities.limits;
+  const opened = await gatherJson(communicator, {
+    choice,
+    board: device.board,
+    limits: { maxBufferSize, maxStorageBufferBindingSize },
+  });
   refuseSharedBoard(opened);
+  // Variables must lie alike on all ranks: what they exchange is named by where it lies.
+  device.restrict({
+    maxBufferSize: Math.min(...opened.map(({ limits }) => limits.maxBufferSize)),
+    maxStorageBufferBindingSize: Math.min(...opened.map(({ limits }) => limits.maxStorageBufferBindingSize)),
+  });
   const names = opened.map(({ choice: { name } }) => name);
   const opening = open({
     openDevice: () => Promise.resolve(device),

@@ -114,7 +114,7 @@ async function grants(gpu: GPU, request: GPURequestAdapterOptions, feature: stri
 
 /** An open adapter, made by `openDevice`; disposing of it frees all memory taken through it. */
 export class Device implements Disposable {
-  readonly capabilities: Capabilities;
+  #capabilities: Capabilities;
   readonly name: string;
   readonly info: GPUAdapterInfo;
   readonly features: readonly string[];
@@ -140,7 +140,7 @@ export class Device implements Disposable {
     this.name = adapter.info.description || adapter.info.device || "unnamed adapter";
     this.features = features;
     this.#subgroups = subgroups;
-    this.capabilities = {
+    this.#capabilities = {
       cpu: adapter.info.isFallbackAdapter,
       subgroupSize: subgroups.size,
       f16: features.includes("shader-f16"),
@@ -153,6 +153,16 @@ export class Device implements Disposable {
       this.#lost = true;
       this.fail(`the device was lost: ${info.message || info.reason}`);
     });
+  }
+
+  get capabilities(): Capabilities {
+    return this.#capabilities;
+  }
+
+  /** Keeps what is compiled and laid out from now on within limits below the adapter's own. */
+  restrict(limits: Partial<Record<typeof LIMITS[number], number>>): void {
+    const own = LIMITS.map((name) => [name, this.gpu.limits[name]]);
+    this.#capabilities = { ...this.#capabilities, limits: { ...Object.fromEntries(own), ...limits } };
   }
 
   /** Bytes of all buffers and textures that stand now. */

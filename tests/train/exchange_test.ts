@@ -1,14 +1,16 @@
 /** Ranks that share updates on the GPU against one that does all of them. */
 import assert from "node:assert/strict";
-import { Graph } from "../../kernels/gpu/graph.ts";
+import { type Capabilities, Graph } from "../../kernels/gpu/graph.ts";
 import { Layout } from "../../kernels/gpu/layout.ts";
-import { openDevice } from "../../kernels/gpu/device.ts";
+import { type Device, openDevice } from "../../kernels/gpu/device.ts";
 import type { DenseBatch } from "../../model/batch.ts";
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import { createModel } from "../../model/load.ts";
 import { shapeOf } from "../../model/shape.ts";
 import { BUCKET_BYTES, bucketsOf } from "../../train/buckets.ts";
+import { Abandoned, alone as aloneCommunicator, type Communicator, MEMORY_BYTES } from "../../train/communicator.ts";
 import { microstepGraph, stepEntries } from "../../train/graphs.ts";
+import { shardedParts } from "../../train/parts.ts";
 import { shares } from "../../train/shares.ts";
 import { compileStep, type Sharing, type StepOptions } from "../../train/step.ts";
 import { assertClose } from "../close.ts";
@@ -62,6 +64,8 @@ interface Variation {
   readonly speeds?: readonly number[];
   readonly step?: Partial<StepOptions>;
   readonly sharing?: Partial<Sharing>;
+  /** What devices keep to. */
+  readonly limits?: Parameters<Device["restrict"]>[0];
   /** Targets whose loss is multiplied to overflow, by update. */
   readonly overflow?: number;
 }
@@ -72,6 +76,7 @@ function train(size: number, variation: Variation = {}): Promise<Trained[]> {
   const { speeds = Array.from({ length: size }, () => 1) } = variation;
   return together(size, async (communicator) => {
     using device = await openDevice();
+    if (variation.limits !== undefined) device.restrict(variation.limits);
     using model = createModel(device, config, { seed: 5 });
     const sharing = { communicator, wire: "f32", shard: false, bucketBytes: 1 << 15, ...wishes } as const;
     using step = await compileStep(model, { ...options, ...change }, size === 1 ? undefined : sharing);
@@ -175,4 +180,55 @@ Deno.test("a gradient that overflows on one rank leaves the update out on all", 
   assertSame(ranks.slice(1), ranks[0]);
   assert.ok(!Number.isFinite(ranks[0].norms[2]));
   assert.ok(ranks[0].weights.every(Number.isFinite));
+});
+
+Deno.test("a rank that is abandoned in the middle of its sums says so, whichever sum it was", async () => {
+  using device = await openDevice();
+  for (const failing of [1, 2, 3]) {
+    let sums = 0;
+    const lost: Communicator = {
+      ...aloneCommunicator(),
+      size: 2,
+      memory: new Uint8Array(MEMORY_BYTES),
+      allReduce: () => ++sums >= failing ? Promise.reject(new Abandoned()) : Promise.resolve(),
+    };
+    using model = createModel(device, config, { seed: 5 });
+    using step = await compileStep(model, options, {
+      communicator: lost,
+      wire: "f32",
+      shard: false,
+      bucketBytes: 1 << 15,
+    });
+    const work = { batches: [microbatch(0)], scale: 1, seed: 0, update: 1 };
+    await assert.rejects(step.accumulate(work), Abandoned);
+    await new Promise((resolve) => setTimeout(resolve, 20)); // an unhandled rejection would end the test here
+  }
+});
+
+Deno.test("ranks whose limits differ agree on buckets and parts once they keep to the least", async () => {
+  const small = { maxBufferSize: 1 << 18, maxStorageBufferBindingSize: 1 << 17 };
+  const shape = shapeOf(config);
+  const lay = (limits: Capabilities["limits"]) => {
+    const layout = new Layout(limits);
+    const parameters = shape.declared.map((
+      { name, padded, decay },
+    ) => ({ name, shape: padded, dtype: "f32", decay } as const));
+    layout.allocate("parameter", parameters);
+    for (const [kind, entries] of stepEntries(shape, "f32")) layout.allocate(kind, entries);
+    const places = bucketsOf(layout, microstepGraph(shape, ROWS, options), 1 << 15).map(
+      ({ buffer, offset, elements }) => {
+        return [buffer, offset, elements];
+      },
+    );
+    return { places, parts: shardedParts(layout.ranges("parameter"), { rank: 0, size: 2 }).all };
+  };
+  using device = await openDevice();
+  const wide = lay(device.capabilities.limits);
+  device.restrict(small);
+  const narrow = lay(device.capabilities.limits);
+  assert.notDeepEqual(narrow, wide);
+  assert.deepEqual(narrow, lay({ ...device.capabilities.limits, ...small }));
+  const restricted = await train(2, { limits: small, sharing: { shard: true } });
+  assertSame(restricted.slice(1), restricted[0]);
+  assertClose(restricted[0].losses, Float64Array.from(alone.losses), LOSSES, "losses");
 });
