@@ -20,14 +20,14 @@ import {
 import { wgsl } from "./gpu/wgsl.ts";
 import rowSource from "./linear_cross_entropy.wgsl" with { type: "text" };
 import sumSource from "./linear_cross_entropy_sum.wgsl" with { type: "text" };
-import { type Matrix, type Product, withMatmuls } from "./matmul_dispatch.ts";
+import { type Matrix, partCount, type Product, withMatmuls } from "./matmul_dispatch.ts";
 import type { Form } from "./matmul_shader.ts";
 import { multiply } from "./pointwise.ts";
 
 export interface CrossEntropyOptions {
   /** V: columns of logits from here on are padding of the weight. */
   readonly vocabulary: number;
-  /** Bytes of logits that exist at once; at least 64 rows do. Default 32 MiB. */
+  /** Bytes of logits that exist at once; at least 64 rows do. Default 50 MiB. */
   readonly logitsBytes?: number;
 }
 
@@ -51,7 +51,8 @@ interface Attrs {
   readonly accumulate: boolean;
 }
 
-const LOGITS_BYTES = 32 << 20;
+/** 256 rows of 50,304 words: each chunk copies the whole weight to textures twice. */
+const LOGITS_BYTES = 50 << 20;
 
 /** Chunks start at multiples of this, so that every row slice is aligned; logits' rows are as long for textures. */
 const STEP = 64;
@@ -189,13 +190,13 @@ function candidates(call: Call<Attrs>, device: Capabilities, gradient: boolean):
   });
 }
 
-/** Even chunks, within the bytes wanted, the binding limit and one dimension of a grid. */
+/** Even chunks, equal ones where there are any, within the bytes wanted, the binding limit and one dimension of a grid. */
 function chunkRows(rows: number, stride: number, bytes: number, { limits }: Capabilities): number {
   const most = Math.min(
     Math.max(STEP, Math.floor(Math.min(bytes, limits.maxStorageBufferBindingSize) / (4 * stride))),
     limits.maxComputeWorkgroupsPerDimension,
   );
-  const chunks = Math.ceil(rows / (Math.floor(most / STEP) * STEP));
+  const chunks = partCount(rows, Math.floor(most / STEP) * STEP, STEP);
   return chunks <= 1 ? rows : Math.ceil(rows / chunks / STEP) * STEP;
 }
 

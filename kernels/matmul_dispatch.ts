@@ -172,13 +172,19 @@ function parts({ form, a, b, c, m, n, k }: Product, kernel: Kernel, device: Capa
   );
 }
 
-/** Even ranges of at most `most`, but for the last starting and ending at multiples of `unit`. */
+/** Ranges of at most `most`, but for the last starting and ending at multiples of `unit`. */
 function cut(size: number, most: number, unit = ROW_STEP): Range[] {
   if (size <= most) return [[0, size]];
   if (most < unit) throw new RangeError(`Cannot multiply: the adapter serves ${most} rows at once, ${unit} are needed`);
-  const count = Math.ceil(size / (Math.floor(most / unit) * unit));
-  const step = Math.ceil(size / count / unit) * unit;
+  const step = Math.ceil(size / partCount(size, Math.floor(most / unit) * unit, unit) / unit) * unit;
   return Array.from({ length: Math.ceil(size / step) }, (_, i) => [i * step, Math.min(size, (i + 1) * step)]);
+}
+
+/** The fewest parts, or up to twice as many where all are then equal: textures of one shape share memory. */
+export function partCount(size: number, most: number, unit: number): number {
+  const fewest = Math.ceil(size / most);
+  for (let count = fewest; count <= 2 * fewest; count++) if (size % (count * unit) === 0) return count;
+  return fewest;
 }
 
 function dispatch(product: Product, part: Part, kernel: Kernel, shader: string, epilogue: Epilogue): Dispatch {
