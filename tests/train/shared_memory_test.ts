@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { createSharedFile, openPosixRegion } from "../../train/posix_memory.ts";
 import { abandon, regionBytes, threadRegion } from "../../train/shared_memory.ts";
-import { LENGTHS, type Place, summand } from "./rank_child.ts";
+import type { Place } from "./rank_child.ts";
+import { LENGTHS, summand } from "./rank_tasks.ts";
 
 const child = new URL("./rank_child.ts", import.meta.url);
 
