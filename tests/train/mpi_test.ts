@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { adaptersOf, placeHere } from "../../train/mpi_process.ts";
+import { canMakeHosts, makeHosts } from "./hosts.ts";
 import type { MpiTask } from "./mpi_child.ts";
 import { LENGTHS, summand } from "./rank_tasks.ts";
 import { bits, makeData } from "./runs.ts";
@@ -144,32 +145,88 @@ withMpi("a rank that is killed, or gives up, ends the job with a non-zero exit",
   assert.match(aborted.said, /Cannot go on: rank 1's disk is full/);
 });
 
-withMpi("whole runs of two processes give the bits of two Workers", async (launcher) => {
+const TRAINING = [
+  ...["--context", "32", "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--dropout", "0.1", "--tune", "off"],
+  ...["--micro-batch", "2", "--batch-tokens", "256", "--learning-rate", "0.01", "--steps", "6"],
+  ...[
+    "--eval-every",
+    "3",
+    "--eval-batches",
+    "2",
+    "--sample-every",
+    "0",
+    "--sample-tokens",
+    "1",
+    "--checkpoint-every",
+    "3",
+  ],
+];
+
+/** A folder with data, and the bits that a run of two Workers ends with. */
+async function withThreads(
+  body: (root: string, flags: readonly string[], bits: string) => Promise<void>,
+): Promise<void> {
   const root = await Deno.makeTempDir();
   try {
     await makeData(join(root, "data"), { context: 32, repeat: 8 });
-    const flags = [
-      ...["--context", "32", "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--dropout", "0.1", "--tune", "off"],
-      ...["--micro-batch", "2", "--batch-tokens", "256", "--learning-rate", "0.01", "--steps", "6"],
-      ...["--eval-every", "3", "--eval-batches", "2", "--sample-every", "0", "--sample-tokens", "1"],
-      ...["--checkpoint-every", "3", "--data", join(root, "data")],
-    ];
-    const threads = await new Deno.Command(Deno.execPath(), {
-      args: [...TASK, ...flags, "--ranks", "2", "--out", join(root, "threads")],
-      cwd: ROOT,
-    }).output();
-    assert.equal(threads.code, 0);
-    const mpi = [...TASK, ...flags, "--communicator", "mpi", "--out", join(root, "mpi")];
-    const { code, said } = await launch(launcher, 2, mpi);
-    assert.equal(code, 0, said);
-    assert.equal(await bits(join(root, "mpi"), 6), await bits(join(root, "threads"), 6));
-    assert.equal(said.split("updates 1 to 6").length, 2, said); // only rank 0 speaks
-    const wrong = await launch(launcher, 2, [...mpi, "--data", join(root, "nothing")]);
-    assert.notEqual(wrong.code, 0);
-    assert.match(wrong.said, /error: .*nothing/);
+    const flags = [...TRAINING, "--data", join(root, "data")];
+    const args = [...TASK, ...flags, "--ranks", "2", "--out", join(root, "threads")];
+    assert.equal((await new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).output()).code, 0);
+    await body(root, flags, await bits(join(root, "threads"), 6));
   } finally {
     await Deno.remove(root, { recursive: true });
   }
+}
+
+withMpi(
+  "whole runs of two processes give the bits of two Workers",
+  (launcher) =>
+    withThreads(async (root, flags, expected) => {
+      const mpi = [...TASK, ...flags, "--communicator", "mpi", "--out", join(root, "mpi")];
+      const { code, said } = await launch(launcher, 2, mpi);
+      assert.equal(code, 0, said);
+      assert.equal(await bits(join(root, "mpi"), 6), expected);
+      assert.equal(said.split("updates 1 to 6").length, 2, said); // only rank 0 speaks
+      const wrong = await launch(launcher, 2, [...mpi, "--data", join(root, "nothing")]);
+      assert.notEqual(wrong.code, 0);
+      assert.match(wrong.said, /error: .*nothing/);
+    }),
+);
+
+const [OPEN_MPI] = LAUNCHERS;
+const hosts = isInstalled(OPEN_MPI) && await canMakeHosts();
+Deno.test({
+  name: `a run over two hosts gives the bits of two Workers${
+    hosts ? "" : " (ignored: no Open MPI or network namespaces)"
+  }`,
+  ignore: !hosts,
+  fn: () =>
+    withThreads(async (root, flags, expected) => {
+      await using hosts = await makeHosts();
+      const { addresses: [first, second], network, agent } = hosts;
+      const over = [
+        "plm_rsh_agent",
+        agent,
+        "btl",
+        "tcp,self",
+        "btl_tcp_if_include",
+        network,
+        "oob_tcp_if_include",
+        network,
+      ];
+      const parameters = over.flatMap((word, i) => i % 2 === 0 ? ["--mca", word] : [word]);
+      const program = [Deno.execPath(), ...TASK, ...flags, "--communicator", "mpi", "--out", join(root, "hosts")];
+      const mpirun = [OPEN_MPI.command, ...OPEN_MPI.args, "--host", `${first}:1,${second}:1`, "-n", "2", ...parameters];
+      const { code, stdout, stderr } = await new Deno.Command(agent, {
+        args: [first, "exec", ...mpirun, ...program],
+        cwd: ROOT,
+        env: { NO_COLOR: "1", ...OPEN_MPI.env },
+        stdin: "null",
+      }).output();
+      const said = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
+      assert.equal(code, 0, said);
+      assert.equal(await bits(join(root, "hosts"), 6), expected);
+    }),
 });
 
 Deno.test("without an MPI library the packages that have one are named", async () => {
