@@ -1,4 +1,5 @@
 /** A model in training on a GPU, alone or as one of several ranks. It knows no data and no files. */
+import { chooseAdapters, listAdapters, openAdapter } from "../kernels/gpu/adapters.ts";
 import { type Device, openDevice } from "../kernels/gpu/device.ts";
 import type { Capabilities } from "../kernels/gpu/graph.ts";
 import { OutOfMemoryError } from "../model/errors.ts";
@@ -41,6 +42,12 @@ export function openRankLearner(place: RankPlace): OpenRankLearner {
 
 /** Opens the best GPU of the machine alone; throws as `openRankLearner` does. */
 export const openLearner = openRankLearner({ openDevice, communicator: alone(), shard: false });
+
+/** Opens the first adapter of those that the settings name; throws as `openRankLearner` does. */
+export const openChosenLearner: OpenRankLearner = async (options) => {
+  const [choice] = chooseAdapters(await listAdapters(), options.config.adapters, 0);
+  return await openRankLearner({ openDevice: () => openAdapter(choice), communicator: alone(), shard: false })(options);
+};
 
 /** An adapter that refused memory, said as a run that is too large. */
 export async function withWaysOut(

@@ -32,41 +32,37 @@ export interface LoaderOptions {
   readonly documents?: "separate" | "joined";
   /** Default: shuffled for train, sequential for validation. */
   readonly order?: "shuffled" | "sequential";
-  readonly rank?: number;
-  readonly ranks?: number;
 }
 
 export interface Loader extends Disposable {
-  /** Rows of the split, over all ranks. */
+  /** Rows of the split. */
   readonly rows: number;
-  /** Batches of one rank in which every row of the split comes up; the last may reach into the next epoch. */
+  /** Batches in which every row of the split comes up; the last may reach into the next epoch. */
   readonly batchesPerEpoch: number;
   /** Bytes of text in the split. */
   readonly textBytes: number;
   /** Tokens in the split, one end-of-text for each document included. */
   readonly splitTokens: number;
   /**
-   * The batch of this rank with this index.
+   * The batch with this index.
    *
    * Shuffled, rows form one endless sequence, epoch after epoch, each a seeded permutation of all rows; batch i holds rows
-   * i · ranks · rowsPerBatch + rank · rowsPerBatch and on. So each epoch has each row once, and where an epoch ends within a
-   * batch, the next one's first rows fill it. Sequential, what lies after the last row is ignored: all targets -100.
+   * i · rowsPerBatch and on. So each epoch has each row once, and where an epoch ends within a batch, the next one's first
+   * rows fill it. Sequential, what lies after the last row is ignored: all targets -100.
    */
   batch(index: number): Promise<Batch>;
 }
 
 /** Opens prepared data. @throws UserError where it isn't whole or was prepared with another context. */
 export async function openLoader(options: LoaderOptions): Promise<Loader> {
-  const { data, split, context, rowsPerBatch, seed = 0, documents = "separate", rank = 0, ranks = 1 } = options;
+  const { data, split, context, rowsPerBatch, seed = 0, documents = "separate" } = options;
   const sequential = (options.order ?? (split === "train" ? "shuffled" : "sequential")) === "sequential";
   const manifest = await readManifest(data);
   if (manifest.context !== context) {
     const wanted = `it was prepared with context ${manifest.context}, wanted ${context}`;
     throw new UserError(`Cannot load ${data}: ${wanted}; run \`deno task prepare\` with --context ${context}`);
   }
-  if (!(rowsPerBatch >= 1 && rank >= 0 && rank < ranks)) {
-    throw new RangeError(`Cannot load ${rowsPerBatch} rows a batch for rank ${rank} of ${ranks}`);
-  }
+  if (!(rowsPerBatch >= 1)) throw new RangeError(`Cannot load ${rowsPerBatch} rows a batch: want at least one`);
   const { rows, textBytes, tokens: splitTokens, shards } = manifest.splits[split];
   if (rows === 0) {
     throw new UserError(`Cannot load ${data}: its ${split} split is empty; prepare more text or another --validation`);
@@ -77,11 +73,11 @@ export async function openLoader(options: LoaderOptions): Promise<Loader> {
     rows,
     textBytes,
     splitTokens,
-    batchesPerEpoch: Math.ceil(rows / (ranks * rowsPerBatch)),
+    batchesPerEpoch: Math.ceil(rows / rowsPerBatch),
     // deno-lint-ignore require-await -- reading is quick and needs no waiting today; callers may rely on a promise
     async batch(index) {
       if (!Number.isSafeInteger(index) || index < 0) throw new RangeError(`Cannot load batch ${index}: no such index`);
-      const first = (index * ranks + rank) * rowsPerBatch;
+      const first = index * rowsPerBatch;
       const builder = new BatchBuilder(rowsPerBatch, context, manifest.endOfText, documents === "separate");
       for (let row = 0; row < rowsPerBatch; row++) {
         const at = place(first + row);

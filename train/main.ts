@@ -59,11 +59,11 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     print((await plotRun(run)).map((file) => `${file}\n`).join(""));
   },
   async tune(args) {
-    const [{ tuneCommand }, { openLearner }] = await Promise.all([
+    const [{ tuneCommand }, { openChosenLearner }] = await Promise.all([
       import("./tune_command.ts"),
       import("./gpu_learner.ts"),
     ]);
-    print(await tuneCommand(args, { openLearner, console: createConsole() }));
+    print(await tuneCommand(args, { openLearner: openChosenLearner, console: createConsole() }));
   },
   async adapters(args) {
     const { adaptersCommand } = await import("./adapters.ts");

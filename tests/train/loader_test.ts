@@ -154,18 +154,6 @@ Deno.test("a batch depends on seed and index only", () =>
     assert.notDeepEqual(await rowsOf(other, 0, 20), first);
   }));
 
-Deno.test("ranks share each batch as one rank would have it", () =>
-  withNumbered(async (open) => {
-    using alone = await open({ rowsPerBatch: 6 });
-    using rank0 = await open({ rank: 0, ranks: 2 });
-    using rank1 = await open({ rank: 1, ranks: 2 });
-    assert.equal(rank0.batchesPerEpoch, alone.batchesPerEpoch);
-    for (let index = 0; index < 8; index++) {
-      const both = [...await rowsOf(rank0, index, index + 1), ...await rowsOf(rank1, index, index + 1)];
-      assert.deepEqual(both, await rowsOf(alone, index, index + 1));
-    }
-  }));
-
 Deno.test("in order, what lies after the last row is ignored", () =>
   withNumbered(async (open) => {
     using loader = await open({ order: "sequential" });
@@ -175,8 +163,6 @@ Deno.test("in order, what lies after the last row is ignored", () =>
     assert.deepEqual([...last.targets.subarray(6)], [-100, -100, -100]);
     assert.deepEqual([...last.tokens.subarray(6)], [END, END, END]);
     assert.equal((await loader.batch(7)).validTargets, 0);
-    using rank1 = await open({ order: "sequential", rank: 1, ranks: 2 });
-    assert.equal((await rank1.batch(3)).validTargets, 0);
   }));
 
 Deno.test("joined documents are plain causal rows", () =>
