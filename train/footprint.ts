@@ -3,7 +3,7 @@
  * plans the same programs that training compiles, on an adapter's capabilities alone.
  */
 import { bufferBytes, bytesOf, draw, offers } from "../kernels/gpu/blueprint.ts";
-import { STAGING_BYTES } from "../kernels/gpu/device.ts";
+import { STAGING_BYTES } from "../kernels/gpu/readback.ts";
 import { type Capabilities, Graph, type Offer } from "../kernels/gpu/graph.ts";
 import { Layout } from "../kernels/gpu/layout.ts";
 import { type Work, workOf } from "../kernels/gpu/work.ts";

@@ -9,6 +9,7 @@ import type { Entry, Layout } from "../kernels/gpu/layout.ts";
 import { accumulate, zero } from "../kernels/gpu/primitives.ts";
 import { scale } from "../kernels/pointwise.ts";
 import { clipCoefficient, sumOfSquares } from "../kernels/reduce.ts";
+import type { DenseBatch } from "../model/batch.ts";
 import { denseContext, type DenseOptions } from "../model/context.ts";
 import { evaluation, objective } from "../model/objective.ts";
 import type { Shape } from "../model/shape.ts";
@@ -67,6 +68,15 @@ export function stepEntries(
   ];
 }
 
+/** Where a microbatch stands, so that dropout depends on nothing else. */
+export interface Place {
+  readonly seed: number;
+  /** Number of the update, counted from 1. */
+  readonly update: number;
+  /** Index of the microbatch's first row within the whole update. */
+  readonly firstRow: number;
+}
+
 /** A graph that adds to gradients. */
 export interface GradientGraph extends DrawnGraph {
   /** The variables of gradients, with their values when all was added. */
@@ -92,6 +102,17 @@ export function microstepGraph(
     outputs: {},
     gradients: parameters.map(({ name }, i) => ({ variable: GRADIENT + name, value: gradients[i] })),
   };
+}
+
+/** What a microstep's program is run with. @param names of the program's inputs. */
+export function microstepInputs(
+  names: readonly string[],
+  { tokens, targets, positions, starts }: DenseBatch,
+  { seed, update, firstRow, scale }: Place & { readonly scale: number },
+) {
+  const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
+  const drops = names.includes("counter");
+  return drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs;
 }
 
 /**
@@ -121,6 +142,15 @@ export function updateGraph(
   for (const gradient of variablesOf(parts?.others ?? [], "gradient")) zero(tensorOf(gradient));
   zero(loss);
   return { graph, outputs };
+}
+
+/** What an update's program is run with. In f16 the GPU counts the updates that AdamW corrects its averages for. */
+export function updateInputs(
+  { optimizer: { beta1, beta2 }, precision }: StepOptions,
+  { learningRate, update }: { readonly learningRate: number; readonly update: number },
+): Readonly<Record<string, Float32Array>> {
+  if (precision === "f16") return { learning_rate: new Float32Array([learningRate]) };
+  return { hyper: new Float32Array([learningRate, 1 - beta1 ** update, Math.sqrt(1 - beta2 ** update), 0]) };
 }
 
 /** The loss of a microbatch, without dropout. */

@@ -22,10 +22,13 @@ import {
   kinds,
   LOSS,
   microstepGraph,
+  microstepInputs,
+  type Place,
   refreshGraph,
   stepEntries,
   type StepOptions,
   updateGraph,
+  updateInputs,
 } from "./graphs.ts";
 import type { Wire } from "./job.ts";
 import type { UpdateWork } from "./learner.ts";
@@ -40,7 +43,7 @@ import {
 } from "./precision.ts";
 import { ShardedState } from "./sharded_state.ts";
 
-export { type Kind, kinds, type OptimizerOptions, type StepOptions } from "./graphs.ts";
+export { type Kind, kinds, type OptimizerOptions, type Place, type StepOptions } from "./graphs.ts";
 
 /** What an update was. */
 export interface Report {
@@ -48,15 +51,6 @@ export interface Report {
   readonly gradNorm: number;
   /** After the update; in f16 only. */
   readonly lossScaling?: LossScaling;
-}
-
-/** Where a microbatch stands, so that dropout depends on nothing else. */
-export interface Place {
-  readonly seed: number;
-  /** Number of the update, counted from 1. */
-  readonly update: number;
-  /** Index of the microbatch's first row within the whole update. */
-  readonly firstRow: number;
 }
 
 /** How ranks share an update. */
@@ -163,7 +157,7 @@ export class Step implements Disposable {
   microstep(batch: DenseBatch, options: Place & { readonly scale: number }): void {
     const { program } = this.#microstep(batch.tokens.length);
     this.#refresh();
-    this.#run(program, microstepInputs(program, batch, options));
+    this.#run(program, microstepInputs(program.inputs, batch, options));
   }
 
   /**
@@ -184,9 +178,10 @@ export class Step implements Disposable {
   /** Sums over ranks, while the last microbatch is computed where there is one. */
   async #exchangeWhile(batch?: DenseBatch, place?: Place & { readonly scale: number }): Promise<void> {
     if (this.#exchange === null) return;
+    await this.#profiler?.settled();
     const { program } = this.#microstep(this.options.rows);
     this.#refresh();
-    const launched = batch === undefined ? nothing() : program.launch(microstepInputs(program, batch, place!));
+    const launched = batch === undefined ? nothing() : program.launch(microstepInputs(program.inputs, batch, place!));
     await this.#exchange.run(launched, ({ complete }) => program.segmentOf(complete));
     const { store } = this.model;
     const loss = new Float32Array(await store.read(LOSS));
@@ -199,13 +194,7 @@ export class Step implements Disposable {
    * for AdamW, and `update` is not used. Waits only where ranks share the update, for each other's parameters.
    */
   async update(options: { readonly learningRate: number; readonly update: number }): Promise<void> {
-    const { beta1, beta2 } = this.options.optimizer;
-    const { learningRate, update } = options;
-    if (this.precision === "f16") this.#run(this.updater, { learning_rate: new Float32Array([learningRate]) });
-    else {
-      const hyper = [learningRate, 1 - beta1 ** update, Math.sqrt(1 - beta2 ** update), 0];
-      this.#run(this.updater, { hyper: new Float32Array(hyper) });
-    }
+    this.#run(this.updater, updateInputs(this.options, options));
     await this.sharded?.gatherParameters();
     this.#stale = true;
   }
@@ -311,16 +300,6 @@ export class Step implements Disposable {
 
 /** What the layout calls the kinds of moments. */
 const kindNames = { expAvg: "exp_avg", expAvgSq: "exp_avg_sq" } as const;
-
-function microstepInputs(
-  program: Program,
-  { tokens, targets, positions, starts }: DenseBatch,
-  { seed, update, firstRow, scale }: Place & { readonly scale: number },
-) {
-  const inputs = { tokens, targets, positions, starts, scale: new Float32Array([scale]) };
-  const drops = program.inputs.includes("counter");
-  return drops ? { ...inputs, counter: new Uint32Array([seed, update, firstRow, 0]) } : inputs;
-}
 
 /** A run without a segment. */
 function* nothing(): Generator<number> {}

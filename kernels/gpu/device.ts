@@ -4,6 +4,7 @@
  */
 import { OutOfMemoryError, UserError } from "./errors.ts";
 import { type Capabilities, type Chooser, CPU_LOOP_ITERATIONS } from "./graph.ts";
+import { Downloads } from "./readback.ts";
 import { probeSubgroups, type SubgroupSupport } from "./subgroups.ts";
 
 /** A range of bytes of a buffer. */
@@ -39,17 +40,8 @@ const LIMITS = [
 /** Features wgpt uses where granted. Deno grants some that it doesn't list, so each is probed by asking. */
 const FEATURES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 
-/** Reading back goes by chunks of this many bytes: mapping one large range is slower. */
-export const STAGING_BYTES = 4 << 20;
-
 /** Uploads go by this many bytes, and are sent when as many wait: until then the queue holds a copy of each. */
 const UPLOAD_BYTES = 16 << 20;
-
-/**
- * Deno's mapAsync has already waited when it returns, so that a mapped range can be taken without a 10 ms sleep. That is
- * behaviour of these versions, no contract; other versions await.
- */
-export const MAPS_AT_ONCE = /^2\.9\./.test(globalThis.Deno?.version?.deno ?? "");
 
 const NO_ADAPTER = "No WebGPU adapter found: install your GPU's Vulkan driver, or Mesa's CPU driver with " +
   "`sudo apt-get install mesa-vulkan-drivers` (./setup.sh does it on Debian and Ubuntu)";
@@ -133,7 +125,7 @@ export class Device implements Disposable {
   readonly #textures = new Map<GPUTexture, number>();
   readonly #pipelines = new Map<string, GPUComputePipeline>();
   readonly #subgroups: SubgroupSupport;
-  #staging: GPUBuffer | null = null;
+  #downloads: Downloads | null = null;
 
   constructor(readonly gpu: GPUDevice, adapter: GPUAdapter, features: readonly string[], subgroups: SubgroupSupport) {
     this.info = adapter.info;
@@ -302,55 +294,8 @@ export class Device implements Disposable {
   }
 
   /** Reads slices back, in order; all that fit in one chunk share one wait. Blocks the thread until the GPU is idle. */
-  async download(slices: readonly BufferSlice[]): Promise<ArrayBuffer[]> {
-    const results = slices.map((slice) => new Uint8Array(slice.size));
-    let batch: { slice: BufferSlice; from: number; size: number; into: Uint8Array }[] = [];
-    let filled = 0;
-    for (const [index, slice] of slices.entries()) {
-      for (let from = 0; from < slice.size;) {
-        const size = Math.min(slice.size - from, STAGING_BYTES - filled);
-        batch.push({ slice, from, size, into: results[index].subarray(from, from + size) });
-        from += size;
-        filled += Math.ceil(size / 8) * 8;
-        if (filled >= STAGING_BYTES) {
-          await this.#fetch(batch);
-          batch = [];
-          filled = 0;
-        }
-      }
-    }
-    if (batch.length > 0) await this.#fetch(batch);
-    this.check();
-    return results.map((result) => result.buffer);
-  }
-
-  async #fetch(pieces: readonly { slice: BufferSlice; from: number; size: number; into: Uint8Array }[]): Promise<void> {
-    const fresh = this.#staging === null;
-    const staging = this.#staging ??= this.createBuffer(
-      STAGING_BYTES,
-      "staging",
-      GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    );
-    this.check();
-    const encoder = this.gpu.createCommandEncoder();
-    let at = 0;
-    for (const { slice, from, size } of pieces) {
-      encoder.copyBufferToBuffer(slice.buffer, slice.offset + from, staging, at, Math.ceil(size / 4) * 4);
-      at += Math.ceil(size / 8) * 8;
-    }
-    this.gpu.queue.submit([encoder.finish()]);
-    const mapped = staging.mapAsync(GPUMapMode.READ, 0, at);
-    // The first map of a buffer must be awaited: getMappedRange would abort the process.
-    if (fresh || !MAPS_AT_ONCE) await mapped;
-    else mapped.catch((error) => this.fail(String(error)));
-    this.check();
-    const range = new Uint8Array(staging.getMappedRange(0, at));
-    at = 0;
-    for (const { size, into } of pieces) {
-      into.set(range.subarray(at, at + size));
-      at += Math.ceil(size / 8) * 8;
-    }
-    staging.unmap();
+  download(slices: readonly BufferSlice[]): Promise<ArrayBuffer[]> {
+    return (this.#downloads ??= new Downloads(this)).read(slices);
   }
 
   [Symbol.dispose](): void {
