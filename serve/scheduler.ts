@@ -91,6 +91,7 @@ export class Scheduler<S extends Sequence = Sequence> {
   /** The next step. It is empty only where nothing runs and nothing waits, or the last step's tokens are still to be pushed. */
   schedule(): Chunk<S>[] {
     const chunks: Chunk<S>[] = [];
+    const before = this.#preemptions;
     const decoding = this.#running.filter(({ pending }) => pending === 1).length;
     const prompts = [...this.#running.filter(({ pending }) => pending > 1), ...this.#admissible()];
     const shares = divide(
@@ -103,6 +104,7 @@ export class Scheduler<S extends Sequence = Sequence> {
     for (let i = 0; i < this.#running.length; i++) {
       this.#give(this.#running[i], shareOf(this.#running[i]), chunks);
     }
+    if (this.#preemptions > before) return chunks; // who lost its blocks is first in the queue now
     for (const [i, sequence] of prompts.entries()) {
       if (!this.#waiting.includes(sequence)) continue;
       if (shares[i] === 0 || !this.#admit(sequence)) break;

@@ -124,6 +124,9 @@ class Simulation {
       assert.equal(this.blocks.references(block), held.get(block) ?? 0, `references of block ${block}`);
     }
     assert.equal(this.blocks.free, this.blocks.count - held.size, "free blocks");
+    const order = [...this.wishes.keys()];
+    const ages = [...this.scheduler.running, ...this.scheduler.waiting].map((one) => order.indexOf(one));
+    assert.deepEqual(ages, ages.toSorted((a, b) => a - b), "who runs is older than who waits");
     assert.ok(this.scheduler.waiting.every(({ blocks }) => blocks.length === 0), "who waits holds nothing");
   }
 
