@@ -133,6 +133,7 @@ type Shape = readonly [rows: number, vectors: number, depth: number];
 
 function sharing(form: Form, formats: Formats, m: number, lanes: number): readonly Shape[] {
   const usual = SHARING[form][`${kindOf(formats.a)} by ${kindOf(formats.b)}`];
+  if (form === "nt" && m > FEW_ROWS && m <= 16) return [[16, 1, 8], [16, 2, 8], ...usual];
   if (form === "tn" || m > FEW_ROWS) return usual;
   const rows = powerOfTwo(m);
   const depth = leastDepth({ form, formats, lanes, rows });
