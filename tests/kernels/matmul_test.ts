@@ -296,3 +296,11 @@ for (const [rows, columns] of [[300, 72], [5, 33], [129, 7], [70, 300]]) {
     });
   });
 }
+
+for (const m of [9, 16, 17]) {
+  Deno.test(`matmul nt: ${m} rows, by every candidate`, async () => {
+    for (const b of ["f32", "bf16"] as const) {
+      await check({ m, n: 200, k: 128, transposeB: true, withBias: true, formats: ["f32", b], gradients: false });
+    }
+  });
+}
