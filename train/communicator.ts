@@ -4,7 +4,7 @@
  */
 
 /** Bytes of the memory each rank has for what it sums: what is summed at once is no larger. */
-export const MEMORY_BYTES = 32 << 20;
+export const MEMORY_BYTES = 16 << 20;
 
 /** f32 values, or bf16 values as bit patterns. */
 export type Summands = Float32Array | Uint16Array;
