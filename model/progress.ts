@@ -26,6 +26,9 @@ export interface Progress {
   finish(text?: string): void;
 }
 
+/** Says nothing. */
+export const silent: Progress = { update() {}, line() {}, finish() {} };
+
 const encoder = new TextEncoder();
 /** Empties the terminal's line and goes back to its start. */
 export const CLEAR = "\r\x1b[2K";

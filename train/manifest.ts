@@ -6,6 +6,9 @@ export const MANIFEST = "manifest.json";
 /** The folder within the data that holds the tokenizer, as a Hugging Face folder. */
 export const TOKENIZER_FOLDER = "tokenizer";
 
+/** Names of folders within the data that hold parts of it, to be merged. */
+export const PART_FOLDER = /^part-(\d{5,})-of-(\d{5,})$/;
+
 export type Split = "train" | "validation";
 export const SPLITS: readonly Split[] = ["train", "validation"];
 
@@ -81,12 +84,7 @@ export async function readManifest(folder: string): Promise<Manifest> {
   try {
     text = await Deno.readTextFile(path);
   } catch {
-    const half = await Deno.stat(join(folder, "progress.json")).catch(() => undefined);
-    throw new UserError(
-      half
-        ? `Cannot use data in ${folder}: preparing it was interrupted; run the same \`deno task prepare\` again`
-        : `Cannot find data in ${folder}: it has no ${MANIFEST}; make it with \`deno task prepare\``,
-    );
+    throw await whyUnfinished(folder);
   }
   try {
     const manifest = JSON.parse(text);
@@ -95,6 +93,20 @@ export async function readManifest(folder: string): Promise<Manifest> {
   } catch (error) {
     throw new UserError(`Cannot read ${path}: ${(error as Error).message}; prepare the data again`);
   }
+}
+
+async function whyUnfinished(folder: string): Promise<UserError> {
+  const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name).catch((): string[] => []);
+  const again = names.some((name) => PART_FOLDER.test(name))
+    ? `it holds parts; join them with \`deno task prepare --merge --out ${folder}\``
+    : names.includes("progress.json")
+    ? "preparing it was interrupted; run the same `deno task prepare` again"
+    : undefined;
+  return new UserError(
+    again === undefined
+      ? `Cannot find data in ${folder}: it has no ${MANIFEST}; make it with \`deno task prepare\``
+      : `Cannot use data in ${folder}: ${again}`,
+  );
 }
 
 function check(manifest: Manifest): void {

@@ -10,21 +10,25 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../model/errors.ts";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.ts";
-import { type Manifest, TOKENIZER_FOLDER } from "./manifest.ts";
+import { type Manifest, readManifest, TOKENIZER_FOLDER } from "./manifest.ts";
+import { describe, manifestOf } from "./prepare_manifest.ts";
+import { emptySplits, SplitSink } from "./prepare_output.ts";
 import { BadData } from "./prepare_parquet.ts";
 import { openSource, type Piece, piecesOf } from "./prepare_pieces.ts";
+import { type Plan, Run, type RunOptions } from "./prepare_run.ts";
 import {
   ANOTHER,
   checkSettings,
   checkSources,
+  hashed,
+  nothingSkipped,
   OutputFolder,
   type Settings,
   type SourceState,
   type State,
 } from "./prepare_state.ts";
-import { emptySplit } from "./prepare_output.ts";
-import { type Plan, Run } from "./prepare_run.ts";
 import { findSources, type Source, type SourceOptions } from "./prepare_sources.ts";
+import type { ShardFormat } from "./shards.ts";
 
 export type { Manifest } from "./manifest.ts";
 
@@ -71,37 +75,54 @@ const FOOTERS_AT_ONCE = 8;
  * something else. What was written stays valid, and the same call goes on from it.
  */
 export async function prepare(options: PrepareOptions): Promise<Manifest> {
-  checkOptions(options);
-  const tokenizer = typeof options.tokenizer === "string" ? await loadTokenizer(options.tokenizer) : options.tokenizer;
-  if (tokenizer.endOfText === undefined) {
-    throw new UserError("Cannot pack documents: the tokenizer has no end-of-text token; add <|endoftext|> to it");
-  }
-  const settings = settingsOf(options, tokenizer);
-  const planned = await plan(options, settings);
+  const { settings, tokenizer, format, plan } = await begin(options);
   using folder = new OutputFolder(options.out);
-  const finished = await folder.finished();
-  if (finished) {
-    checkFinished(options.out, finished, settings, planned.sources);
+  if (folder.finished) {
+    const finished = await readManifest(options.out);
+    checkFinished(options.out, finished, settings, plan.sources);
     folder.clearUp();
     return finished;
   }
-  const state = await resume(folder, settings, planned);
+  const state = await resume(folder, settings, plan);
   await tokenizer.save(join(options.out, TOKENIZER_FOLDER));
+  const sink = new SplitSink(options.out, format, settings, state.splits);
+  using run = new Run(runOptions(options, format), plan, state, folder, sink);
+  return await run.finish(({ sources, ...done }) => {
+    const { badFiles } = plan;
+    return manifestOf({ settings, format, sources: hashed(sources, plan.sources), badFiles, ...done });
+  }, describe);
+}
+
+/** What is to be done, and how. */
+export interface Beginning {
+  readonly settings: Settings;
+  readonly tokenizer: Tokenizer;
+  readonly format: ShardFormat;
+  readonly plan: Plan;
+}
+
+/** Reads options, tokenizer and the list of sources. */
+export async function begin(options: PrepareOptions): Promise<Beginning> {
+  checkOptions(options);
+  const tokenizer = typeof options.tokenizer === "string" ? await loadTokenizer(options.tokenizer) : options.tokenizer;
   const { vocabSize, endOfText } = tokenizer;
-  using run = new Run(
-    {
-      format: { context: options.context, vocabSize, endOfText: endOfText! },
-      workers: options.workers ?? availableParallelism(),
-      skipBad: options.skipBad ?? false,
-      quiet: options.quiet ?? false,
-      checkpointSeconds: options.checkpointSeconds ?? 2,
-      decodeSeconds: options.decodeSeconds ?? 60,
-    },
-    planned,
-    state,
-    folder,
-  );
-  return await run.finish();
+  if (endOfText === undefined) {
+    throw new UserError("Cannot pack documents: the tokenizer has no end-of-text token; add <|endoftext|> to it");
+  }
+  const settings = settingsOf(options, tokenizer);
+  const format = { context: options.context, vocabSize, endOfText };
+  return { settings, tokenizer, format, plan: await planOf(options, settings) };
+}
+
+export function runOptions(options: PrepareOptions, format: ShardFormat): RunOptions {
+  return {
+    format,
+    workers: options.workers ?? availableParallelism(),
+    skipBad: options.skipBad ?? false,
+    quiet: options.quiet ?? false,
+    checkpointSeconds: options.checkpointSeconds ?? 2,
+    decodeSeconds: options.decodeSeconds ?? 60,
+  };
 }
 
 function checkOptions(
@@ -132,7 +153,7 @@ function settingsOf(options: PrepareOptions, tokenizer: Tokenizer): Settings {
   return { context, tokenizer: tokenizer.hash, column, splitOn, validation, seed, shardTokens, pieceBytes };
 }
 
-async function plan(options: PrepareOptions, settings: Settings): Promise<Plan> {
+async function planOf(options: PrepareOptions, settings: Settings): Promise<Plan> {
   const sources = await findSources(options.input, options);
   const planned: (Piece[] | BadData)[] = [];
   for (let from = 0; from < sources.length; from += FOOTERS_AT_ONCE) {
@@ -182,20 +203,39 @@ function checkFinished(out: string, made: Manifest, settings: Settings, sources:
   checkSources(out, states, sources);
 }
 
-/** The state to go on from: an interrupted run's, if what it wrote was made the same way. */
-async function resume(folder: OutputFolder, settings: Settings, { sources, pieces }: Plan): Promise<State> {
+/**
+ * The state to go on from: an interrupted run's, if what it wrote was made the same way.
+ *
+ * @param part of a part, what tells its pieces from those of another plan: it reads no source but its own.
+ */
+export async function resume(
+  folder: OutputFolder,
+  settings: Settings,
+  { sources, pieces }: Plan,
+  part?: string,
+): Promise<State> {
   const state = await folder.state();
   const now = sources.map(({ path, format, bytes, tag, modified }) => ({ path, format, bytes, tag, modified }));
   if (!state) {
-    const skipped = { files: 0, rowGroups: 0, documents: 0, reasons: [] };
-    const splits = { train: emptySplit, validation: emptySplit };
-    const fresh: State = { version: 1, settings, sources: now, pieces: 0, splits, skipped };
+    const fresh: State = {
+      version: 1,
+      settings,
+      sources: now,
+      pieces: 0,
+      splits: emptySplits,
+      skipped: nothingSkipped,
+      plan: part,
+    };
     await folder.writeState(fresh);
     return fresh;
   }
   checkSettings(folder.path, state.settings, settings);
+  const first = part === undefined ? 0 : pieces[0]?.source ?? sources.length;
   const read = state.pieces === 0 ? 0 : (pieces[state.pieces - 1]?.source ?? state.sources.length) + 1;
-  checkSources(folder.path, state.sources.slice(0, read), sources);
+  checkSources(folder.path, state.sources.slice(0, read), sources, first);
+  if (state.plan !== part) {
+    throw new UserError(`Cannot prepare into ${folder.path}: it was made from another input; ${ANOTHER}`);
+  }
   const kept = now.map((source, index) => index < read ? { ...source, sha256: state.sources[index].sha256 } : source);
   return { ...state, sources: kept };
 }

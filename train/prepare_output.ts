@@ -1,9 +1,13 @@
-/** The rows of one split, written shard after shard from a stream of documents. It knows no source and no other split. */
+/**
+ * Where documents go: rows of a split, shard after shard, and which split a document belongs to. It knows no source.
+ */
 import { join } from "node:path";
 import { sha256 } from "./prepare_bytes.ts";
-import type { ShardEntry, Split, SplitEntry } from "./manifest.ts";
+import { UserError } from "../model/errors.ts";
+import { type ShardEntry, type Split, type SplitEntry, SPLITS } from "./manifest.ts";
 import { ShardWriter } from "./shard_writer.ts";
 import { shardBytes, type ShardFormat, type Tokens, writing } from "./shards.ts";
+import { heldOut } from "./shuffle.ts";
 
 /** How far a split is, so that writing can go on from there. */
 export interface SplitState {
@@ -22,6 +26,69 @@ export const emptySplit: SplitState = {
   tokens: 0,
   textBytes: 0,
 };
+
+export type SplitStates = Readonly<Record<Split, SplitState>>;
+export type SplitEntries = Readonly<Record<Split, SplitEntry>>;
+
+export const emptySplits: SplitStates = { train: emptySplit, validation: emptySplit };
+
+/** Takes documents in their order, and can go back to a checkpoint. */
+export interface Sink extends Disposable {
+  /** Documents taken, those before it was opened too. */
+  readonly documents: number;
+  /** The document's first token is end-of-text. */
+  add(document: Tokens, textBytes: number): void;
+  /** Brings everything to disk and says how far it is. */
+  checkpoint(): SplitStates;
+  finish(): SplitEntries;
+}
+
+/** What decides where a document goes and how long shards get. */
+export interface SplitOptions {
+  readonly validation: number;
+  readonly seed: number;
+  readonly shardTokens: number;
+}
+
+/** Both splits: a document's number among all decides which one takes it. */
+export class SplitSink implements Sink {
+  readonly #writers: Readonly<Record<Split, SplitWriter>>;
+  #documents: number;
+
+  constructor(folder: string, format: ShardFormat, readonly options: SplitOptions, states: SplitStates) {
+    const open = (split: Split) => new SplitWriter(folder, split, format, options.shardTokens, states[split]);
+    this.#writers = { train: open("train"), validation: open("validation") };
+    this.#documents = documentsIn(states);
+  }
+
+  get documents(): number {
+    return this.#documents;
+  }
+
+  add(document: Tokens, textBytes: number): void {
+    const { seed, validation } = this.options;
+    const split = heldOut(this.#documents++, seed, validation) ? "validation" : "train";
+    this.#writers[split].add(document, textBytes);
+  }
+
+  checkpoint(): SplitStates {
+    return { train: this.#writers.train.checkpoint(), validation: this.#writers.validation.checkpoint() };
+  }
+
+  /** @throws UserError where there was no document. */
+  finish(): SplitEntries {
+    if (this.#documents === 0) throw new UserError("Cannot prepare: the input holds no document");
+    return { train: this.#writers.train.finish(), validation: this.#writers.validation.finish() };
+  }
+
+  [Symbol.dispose](): void {
+    for (const split of SPLITS) this.#writers[split][Symbol.dispose]();
+  }
+}
+
+export function documentsIn(splits: Readonly<Record<Split, { readonly documents: number }>>): number {
+  return SPLITS.reduce((sum, split) => sum + splits[split].documents, 0);
+}
 
 export class SplitWriter implements Disposable {
   readonly #shards: ShardEntry[];

@@ -96,6 +96,23 @@ export function piecesOf(
   return pieces;
 }
 
+/** One of several parts of the pieces, counted from 1. */
+export interface Part {
+  readonly number: number;
+  readonly of: number;
+}
+
+/** The pieces of a part: neighbours, about as many bytes as every other part's. Each piece is in exactly one. */
+export function piecesOfPart(pieces: readonly Piece[], { number, of }: Part): Piece[] {
+  const total = Math.max(1, pieces.reduce((sum, { bytes }) => sum + bytes, 0));
+  let before = 0;
+  return pieces.filter(({ bytes }) => {
+    const part = Math.min(of, Math.floor(before / total * of) + 1);
+    before += bytes;
+    return part === number;
+  });
+}
+
 /** The documents of a piece, in order; empty ones are left out. @throws BadData where nothing of it can be read. */
 export async function* documentsOf(open: OpenSource, piece: Piece, options: ReadOptions): AsyncGenerator<Found> {
   if (open.parquet) yield* parquetDocuments(open.parquet, piece, options.column);

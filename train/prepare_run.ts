@@ -1,17 +1,15 @@
-/** The work of one prepare: pieces to Workers, documents to splits, checkpoints between. It knows no formats. */
+/** The work of one prepare: pieces to Workers, documents to a sink, checkpoints between. It knows no formats and no splits. */
 import { join } from "node:path";
-import { UserError } from "../model/errors.ts";
-import { duration, megabytes, type Progress, progress } from "../model/progress.ts";
-import { type Manifest, type Skipped, type Split, SPLITS, TOKENIZER_FOLDER } from "./manifest.ts";
-import { sha256 } from "./prepare_bytes.ts";
-import { SplitWriter } from "./prepare_output.ts";
+import { duration, megabytes, type Progress, progress, silent } from "../model/progress.ts";
+import { type Skipped, TOKENIZER_FOLDER } from "./manifest.ts";
+import type { Sink, SplitEntries } from "./prepare_output.ts";
+import { CheckpointPace } from "./prepare_pace.ts";
 import type { Piece } from "./prepare_pieces.ts";
 import { Pool } from "./prepare_pool.ts";
 import type { Source } from "./prepare_sources.ts";
-import type { OutputFolder, State } from "./prepare_state.ts";
+import { type OutputFolder, REASONS, type SourceState, type State } from "./prepare_state.ts";
 import type { Job, TokenizedPiece } from "./prepare_worker.ts";
 import type { ShardFormat, Tokens } from "./shards.ts";
-import { heldOut } from "./shuffle.ts";
 
 export interface RunOptions {
   readonly format: ShardFormat;
@@ -30,56 +28,64 @@ export interface Plan {
   readonly badFiles: readonly string[];
 }
 
-const REASONS = 100;
-/** Time that checkpoints may take, as a part of all. */
-const CHECKPOINT_SHARE = 0.05;
-const silent: Progress = { update() {}, line() {}, finish() {} };
+/** What came of it. */
+export interface Finished {
+  readonly sources: readonly SourceState[];
+  readonly splits: SplitEntries;
+  /** Files that were left out whole aren't counted here. */
+  readonly skipped: Skipped;
+}
 
 export class Run implements Disposable {
-  readonly #splits: Record<Split, SplitWriter>;
   readonly #hashes: (string | undefined)[];
   readonly #progress: Progress;
+  readonly #pace: CheckpointPace;
   readonly #started = performance.now();
   readonly #from: number;
   #pieces: number;
   #done: number;
-  #documents: number;
   #skipped: Skipped;
-  #nextCheckpoint = 0;
 
-  constructor(readonly options: RunOptions, readonly plan: Plan, readonly state: State, readonly folder: OutputFolder) {
-    const open = (split: Split) =>
-      new SplitWriter(folder.path, split, options.format, state.settings.shardTokens, state.splits[split]);
-    this.#splits = { train: open("train"), validation: open("validation") };
+  /** The sink must stand where the state does. */
+  constructor(
+    readonly options: RunOptions,
+    readonly plan: Plan,
+    readonly state: State,
+    readonly folder: OutputFolder,
+    readonly sink: Sink,
+  ) {
     this.#hashes = state.sources.map((source) => source.sha256);
     this.#pieces = state.pieces;
     this.#skipped = state.skipped;
-    this.#documents = SPLITS.reduce((sum, split) => sum + state.splits[split].documents, 0);
+    this.#pace = new CheckpointPace(options.checkpointSeconds, () => this.#checkpoint());
     this.#from = this.#done = sumOfBytes(plan.pieces.slice(0, state.pieces));
     const total = sumOfBytes(plan.pieces);
     this.#progress = options.quiet ? silent : progress({ label: "prepare", total, unit: "bytes", from: this.#from });
   }
 
-  /** Does what is left and writes the manifest. */
-  async finish(): Promise<Manifest> {
+  /** Does what is left and writes what `conclude` makes of it. @param describe lines that say what came of it. */
+  async finish<T extends object>(
+    conclude: (done: Finished) => T,
+    describe: (result: T) => readonly string[],
+  ): Promise<T> {
     if (this.#pieces > 0) {
-      this.#progress.line(`going on at ${megabytes(this.#done)} with ${count(this.#documents)} documents`);
+      this.#progress.line(`going on at ${megabytes(this.#done)} with ${count(this.sink.documents)} documents`);
     }
     for (const reason of this.plan.badFiles) this.#progress.line(`skipped ${reason}`);
     try {
       await this.#work();
-      if (this.#documents === 0) throw new UserError("Cannot prepare: the input holds no document");
-      const manifest = this.#manifest();
-      await this.folder.finish(manifest);
-      this.#summarize(manifest);
-      return manifest;
+      const result = conclude({ sources: this.#sources(), splits: this.sink.finish(), skipped: this.#skipped });
+      await this.folder.finish(result);
+      for (const line of describe(result)) this.#progress.line(line);
+      this.#sayRate();
+      return result;
     } finally {
       this.#progress.finish();
     }
   }
 
   [Symbol.dispose](): void {
-    for (const split of SPLITS) this.#splits[split][Symbol.dispose]();
+    this.sink[Symbol.dispose]();
   }
 
   async #work(): Promise<void> {
@@ -98,7 +104,7 @@ export class Run implements Disposable {
     try {
       for await (const piece of pool.run(this.#jobs())) {
         this.#commit(piece);
-        await this.#checkpointWhenDue();
+        await this.#pace.maybe();
       }
     } catch (error) {
       // What came before stands; a disk that refused once may refuse again, and the first refusal is the one to tell.
@@ -118,17 +124,15 @@ export class Run implements Disposable {
   }
 
   #commit({ tokens, lengths, textBytes, bad, badPiece, sha256 }: TokenizedPiece): void {
-    const { seed, validation } = this.state.settings;
     let at = 0;
     lengths.forEach((length, index) => {
-      const split = heldOut(this.#documents++, seed, validation) ? "validation" : "train";
-      this.#splits[split].add(tokens.subarray(at, at += length) as Tokens, textBytes[index]);
+      this.sink.add(tokens.subarray(at, at += length) as Tokens, textBytes[index]);
     });
     const piece = this.plan.pieces[this.#pieces++];
     if (sha256 !== undefined) this.#hashes[piece.source] = sha256;
     if (bad.length > 0) this.#skip(bad, badPiece ? "rowGroups" : "documents");
     this.#done += piece.bytes;
-    this.#progress.update(this.#done, `${count(this.#documents)} documents`);
+    this.#progress.update(this.#done, `${count(this.sink.documents)} documents`);
   }
 
   #skip(reasons: readonly string[], what: "rowGroups" | "documents"): void {
@@ -140,72 +144,22 @@ export class Run implements Disposable {
     };
   }
 
-  async #checkpointWhenDue(): Promise<void> {
-    const start = performance.now();
-    if (start < this.#nextCheckpoint) return;
-    await this.#checkpoint();
-    const end = performance.now();
-    const { checkpointSeconds } = this.options;
-    this.#nextCheckpoint = checkpointSeconds === 0
-      ? 0
-      : end + Math.max(checkpointSeconds * 1000, (end - start) / CHECKPOINT_SHARE);
-  }
-
   async #checkpoint(): Promise<void> {
     await this.folder.writeState({
       ...this.state,
-      sources: this.state.sources.map((source, index) => ({ ...source, sha256: this.#hashes[index] })),
+      sources: this.#sources(),
       pieces: this.#pieces,
-      splits: { train: this.#splits.train.checkpoint(), validation: this.#splits.validation.checkpoint() },
+      splits: this.sink.checkpoint(),
       skipped: this.#skipped,
     });
   }
 
-  #manifest(): Manifest {
-    const { context, tokenizer, column, splitOn, validation, seed, shardTokens } = this.state.settings;
-    const { vocabSize, endOfText } = this.options.format;
-    const { badFiles } = this.plan;
-    return {
-      format: "wgpt-rows",
-      version: 1,
-      context,
-      vocabSize,
-      endOfText,
-      tokenizer: { folder: TOKENIZER_FOLDER, hash: tokenizer },
-      options: { column, splitOn, validation, seed, shardTokens },
-      sources: this.plan.sources.map((source, index) => ({
-        path: source.path,
-        format: source.format,
-        bytes: source.bytes,
-        hash: source.location.kind === "file"
-          ? `sha256:${this.#hashes[index] ?? sha256(source.location.path)}`
-          : source.tag ?? "",
-      })),
-      splits: { train: this.#splits.train.finish(), validation: this.#splits.validation.finish() },
-      skipped: {
-        ...this.#skipped,
-        files: badFiles.length,
-        reasons: [...badFiles, ...this.#skipped.reasons].slice(0, REASONS),
-      },
-    };
+  #sources(): SourceState[] {
+    return this.state.sources.map((source, index) => ({ ...source, sha256: this.#hashes[index] }));
   }
 
-  #summarize({ splits, skipped, context }: Manifest): void {
+  #sayRate(): void {
     const seconds = (performance.now() - this.#started) / 1000;
-    const parts = SPLITS.filter((split) => split === "train" || splits[split].documents > 0).map((split) => {
-      const { documents, tokens, rows } = splits[split];
-      return `${split} ${count(documents)} documents, ${count(tokens)} tokens, ${count(rows)} rows of ${context} + 1`;
-    });
-    for (const part of parts) this.#progress.line(part);
-    const { files, rowGroups, documents } = skipped;
-    if (files + rowGroups + documents > 0) {
-      this.#progress.line(`skipped as corrupt: ${files} files, ${rowGroups} row groups, ${documents} documents`);
-    }
-    if (this.state.settings.validation > 0 && splits.validation.documents === 0) {
-      this.#progress.line(
-        `warning: of ${count(this.#documents)} documents none was held out: raise --validation or split more`,
-      );
-    }
     const bytes = this.#done - this.#from;
     this.#progress.line(
       `${megabytes(bytes)} in ${duration(seconds)}, ${megabytes(bytes / seconds)}/s: ${this.folder.path}`,

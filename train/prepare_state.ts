@@ -5,9 +5,9 @@
 import { join } from "node:path";
 import { UserError } from "../model/errors.ts";
 import { writeAll, writeAtomically } from "../model/files.ts";
-import { MANIFEST, type Manifest, type PackingOptions, readManifest, type Skipped, type Split } from "./manifest.ts";
+import { MANIFEST, type PackingOptions, PART_FOLDER, type Skipped } from "./manifest.ts";
 import { sha256 } from "./prepare_bytes.ts";
-import type { SplitState } from "./prepare_output.ts";
+import type { SplitStates } from "./prepare_output.ts";
 import type { Source } from "./prepare_sources.ts";
 import { writing } from "./shards.ts";
 
@@ -28,12 +28,22 @@ export interface State {
   readonly sources: readonly SourceState[];
   /** Pieces whose documents are written. */
   readonly pieces: number;
-  readonly splits: Readonly<Record<Split, SplitState>>;
+  readonly splits: SplitStates;
   readonly skipped: Skipped;
+  /** Of a part: what tells its pieces from those of another plan. */
+  readonly plan?: string;
+  /** Of a merge: how many parts. */
+  readonly parts?: number;
 }
 
+/** Reasons that are kept of all for which something was skipped. */
+export const REASONS = 100;
+export const nothingSkipped: Skipped = { files: 0, rowGroups: 0, documents: 0, reasons: [] };
+
 export const ANOTHER = "choose another folder for --out, or remove this one";
-const PROGRESS = "progress.json";
+/** What stands in the folder of a part that is done. */
+export const PART = "part.json";
+export const PROGRESS = "progress.json";
 const LOCK = "prepare.lock";
 
 /** A folder that only this process writes into. */
@@ -41,7 +51,7 @@ export class OutputFolder implements Disposable {
   readonly #lock: Deno.FsFile;
 
   /** Makes the folder where there is none. @throws UserError where it can't be written, or another process writes there. */
-  constructor(readonly path: string) {
+  constructor(readonly path: string, readonly role: "whole" | "part" | "merge" = "whole") {
     writing(path, () => Deno.mkdirSync(path, { recursive: true }));
     const lock = join(path, LOCK);
     this.#lock = writing(lock, () => Deno.openSync(lock, { create: true, write: true }));
@@ -50,14 +60,25 @@ export class OutputFolder implements Disposable {
     throw new UserError(`Cannot prepare into ${path}: another prepare is writing there; wait for it or stop it`);
   }
 
-  /** The manifest, where preparing was finished. */
-  async finished(): Promise<Manifest | undefined> {
-    return this.#has(MANIFEST) ? await readManifest(this.path) : undefined;
+  /** Whether preparing was finished. */
+  get finished(): boolean {
+    return this.#has(this.#final);
+  }
+
+  get #final(): string {
+    return this.role === "part" ? PART : MANIFEST;
   }
 
   /** How far an interrupted prepare got; undefined in an empty folder. @throws UserError where anything else is there. */
   async state(): Promise<State | undefined> {
     const names = [...Deno.readDirSync(this.path)].map(({ name }) => name);
+    const parts = names.some((name) => PART_FOLDER.test(name));
+    if (parts && this.role === "whole") {
+      throw new UserError(
+        `Cannot prepare into ${this.path}: it holds parts; prepare those that are missing with --shard, and join them with ` +
+          "--merge",
+      );
+    }
     if (names.includes(PROGRESS)) {
       const path = join(this.path, PROGRESS);
       try {
@@ -68,7 +89,8 @@ export class OutputFolder implements Disposable {
       }
       throw new UserError(`Cannot go on in ${this.path}: ${PROGRESS} is damaged; remove the folder and start again`);
     }
-    const foreign = names.find((name) => name !== LOCK && !name.startsWith(`${PROGRESS}.tmp-`));
+    const own = (name: string) => name === LOCK || name.startsWith(`${PROGRESS}.tmp-`) || PART_FOLDER.test(name);
+    const foreign = names.find((name) => !own(name));
     if (foreign === undefined) return undefined;
     throw new UserError(
       `Cannot prepare into ${this.path}: it holds ${foreign}; choose an empty folder or a new one for --out`,
@@ -79,9 +101,9 @@ export class OutputFolder implements Disposable {
     await this.#write(PROGRESS, state);
   }
 
-  /** Writes the manifest, with which the data is whole, and clears up. */
-  async finish(manifest: Manifest): Promise<void> {
-    await this.#write(MANIFEST, manifest);
+  /** Writes the manifest of what was prepared, with which it is whole, and clears up. */
+  async finish(manifest: object): Promise<void> {
+    await this.#write(this.#final, manifest);
     this.clearUp();
   }
 
@@ -113,7 +135,7 @@ export class OutputFolder implements Disposable {
   }
 
   async #write(name: string, value: unknown): Promise<void> {
-    const bytes = new TextEncoder().encode(JSON.stringify(value, null, name === MANIFEST ? 2 : undefined) + "\n");
+    const bytes = new TextEncoder().encode(JSON.stringify(value, null, name === PROGRESS ? undefined : 2) + "\n");
     await writeAtomically(join(this.path, name), (file) => writeAll(file, bytes));
   }
 }
@@ -130,11 +152,17 @@ export function checkSettings(folder: string, made: Partial<Settings>, wanted: S
 }
 
 /**
- * Checks that the first sources are still what they were, so that what was made of them stands. A local file is the same if
+ * Checks that the first sources, without those before `from`, are still what they were, so that what was made of them stands. A local file is the same if
  * its size and its time are, or its size and its content.
  */
-export function checkSources(folder: string, made: readonly SourceState[], wanted: readonly Source[]): void {
-  made.forEach((had, index) => {
+export function checkSources(
+  folder: string,
+  made: readonly SourceState[],
+  wanted: readonly Source[],
+  from = 0,
+): void {
+  made.slice(from).forEach((had, offset) => {
+    const index = from + offset;
     const now = wanted[index];
     const changed = now === undefined
       ? `it was made from ${had.path} too`
@@ -152,4 +180,12 @@ function isSame(had: SourceState, { location, bytes, tag, modified }: Source): b
   if (location.kind !== "file") return true;
   if (modified !== undefined && had.modified === modified) return true;
   return had.sha256 !== undefined && sha256(location.path) === had.sha256;
+}
+
+/** The sources with the hash of every local one: what wasn't read yet is read now. */
+export function hashed(states: readonly SourceState[], sources: readonly Source[]): SourceState[] {
+  return states.map((state, index) => {
+    const { location } = sources[index];
+    return location.kind === "file" ? { ...state, sha256: state.sha256 ?? sha256(location.path) } : state;
+  });
 }
