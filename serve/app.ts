@@ -4,7 +4,8 @@ import type { Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
-import { collect, type Delta, type Job, prepare, run, type ServedModel, usageOf } from "./completions.ts";
+import { collect, type Delta, run, usageOf } from "./completions.ts";
+import { type Job, prepare, type ServedModel } from "./job.ts";
 import { openModel } from "./open_model.ts";
 import {
   checkRequest,
@@ -196,7 +197,7 @@ function head(job: Job): Omit<Completion, "choices" | "usage"> {
 }
 
 async function answer(job: Job, signal: AbortSignal): Promise<Completion> {
-  const { choices, generated } = await collect(run(job, signal));
+  const { choices, generated } = await collect(job, signal);
   return { ...head(job), choices, usage: usageOf(job, generated) };
 }
 

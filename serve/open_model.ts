@@ -7,7 +7,7 @@ import { Fields, readJson } from "../model/json_fields.ts";
 import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
 import type { WeightFormat } from "../model/scope.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
-import type { ServedModel } from "./completions.ts";
+import type { ServedModel } from "./job.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
 
 /** A model folder and what requests call it. */

@@ -117,8 +117,14 @@ const logprobs = z.int({ error: "an integer from 0 to 5" }).min(0, { error: "an 
   .max(5, { error: "an integer from 0 to 5" }).nullish().transform((value) => value ?? undefined)
   .openapi({ type: "integer", minimum: 0, maximum: 5 });
 
-/** The body of `POST /v1/completions`, defaults filled in. `top_k`, `min_p` and `repetition_penalty` are not OpenAI's; unknown fields
- *  are ignored. */
+const stopTokenIds = z.custom<number[]>(
+  (value) => Array.isArray(value) && value.length <= 64 && value.every(isToken),
+  { error: "a list of at most 64 token ids" },
+).nullish().transform((value) => value ?? [])
+  .openapi({ type: "array", items: { type: "integer", minimum: 0 }, maxItems: 64 });
+
+/** The body of `POST /v1/completions`, defaults filled in. Fields that OpenAI hasn't are vLLM's;
+ *  unknown fields are ignored. */
 export const CompletionRequest = z.object({
   model: z.string({ error: "the model's name" }),
   prompt,
@@ -138,6 +144,10 @@ export const CompletionRequest = z.object({
   frequency_penalty: number(-2, 2, 0),
   repetition_penalty: number(0.01, 10, 1),
   logit_bias: logitBias,
+  stop_token_ids: stopTokenIds,
+  ignore_eos: flag(),
+  min_tokens: integer(0, undefined, 0),
+  prompt_logprobs: logprobs,
   stream: flag(),
   stream_options: z.object({ include_usage: flag() }, { error: "an object" }).nullish(),
   user: z.string({ error: "a text" }).nullish(),
@@ -156,11 +166,18 @@ const Logprobs = z.object({
 }).openapi("Logprobs");
 export type Logprobs = z.infer<typeof Logprobs>;
 
+/** Of each prompt token, by id: itself and the likeliest in its place; null for the first, which has none before it. */
+const PromptLogprobs = z.array(
+  z.record(z.string(), z.object({ logprob: z.number(), decoded_token: z.string() })).nullable(),
+);
+export type PromptLogprobs = z.infer<typeof PromptLogprobs>;
+
 const Choice = z.object({
   text: z.string(),
   index: z.int(),
   logprobs: Logprobs.nullable(),
   finish_reason: z.enum(["stop", "length"]).nullable(),
+  prompt_logprobs: PromptLogprobs.optional(),
 });
 export type Choice = z.infer<typeof Choice>;
 
@@ -216,6 +233,12 @@ export function checkRequest(request: CompletionRequest): void {
       `Leave out best_of: it is ${request.best_of} and only n, ${request.n}, is offered`,
       "best_of",
     );
+  }
+  if (request.min_tokens > 0) {
+    throw new RequestError(400, "Leave out min_tokens: only max_tokens and ignore_eos set a length", "min_tokens");
+  }
+  if (request.prompt_logprobs !== undefined && request.stream) {
+    throw new RequestError(400, "Set stream to false or leave out prompt_logprobs", "prompt_logprobs");
   }
   if (request.stream_options && !request.stream) {
     throw new RequestError(400, "Set stream to true or leave out stream_options", "stream_options");

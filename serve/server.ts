@@ -2,7 +2,7 @@
 import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { createApp } from "./app.ts";
-import type { ServedModel } from "./completions.ts";
+import type { ServedModel } from "./job.ts";
 import { RequestError } from "./protocol.ts";
 
 export interface ServerOptions {

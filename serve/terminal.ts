@@ -1,6 +1,7 @@
 /** A completion written to the terminal as it comes, and how fast it came. Knows no HTTP and no flags. */
 import { UserError } from "../model/errors.ts";
-import { prepare, run, type ServedModel } from "./completions.ts";
+import { run } from "./completions.ts";
+import { prepare, type ServedModel } from "./job.ts";
 import { checkRequest, CompletionRequest, explain, RequestError } from "./protocol.ts";
 
 /** What came of a generation. */

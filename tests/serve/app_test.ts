@@ -143,6 +143,10 @@ Deno.test("wrong types and ranges are named", async () => {
     frequency_penalty: [-2.1, 2.1, []],
     repetition_penalty: [0, -1, 11, "1"],
     logit_bias: [[], 7, { a: 1 }, { "1.5": 1 }, { "-1": 1 }, { "01": 1 }, { "1": "x" }, { "1": 101 }, { "257": 1 }],
+    stop_token_ids: [7, ["a"], [-1], [1.5], [257], Array(65).fill(1)],
+    ignore_eos: ["true", 1],
+    min_tokens: [-1, 1.5, "1", 1],
+    prompt_logprobs: [-1, 6, true],
     stream: ["true", 1],
     user: [7],
   };
@@ -163,6 +167,7 @@ Deno.test("wrong types and ranges are named", async () => {
     "stream_options.include_usage",
   );
   assert.equal((await refused(mock.app, { stream_options: { include_usage: true } })).param, "stream_options");
+  assert.equal((await refused(mock.app, { stream: true, prompt_logprobs: 1 })).param, "prompt_logprobs");
   assert.equal(mock.engine.calls.length, 0);
   const message = (await refused(mock.app, { temperature: 3 })).message;
   assert.equal(message, "Set temperature to a number from 0 to 2, not 3");

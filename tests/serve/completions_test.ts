@@ -240,3 +240,33 @@ Deno.test("choices of one request don't wait for each other", async () => {
   const order = events.map((event) => event.choices[0].index);
   assert.ok(order.indexOf(1) < order.lastIndexOf(0));
 });
+
+Deno.test("stop_token_ids end a text beside the model's own; ignore_eos leaves them alone", async () => {
+  await using mock = await serveMock({ say: () => [...textTokens("ab"), endOfText, ...textTokens("cd")] });
+  const [c] = textTokens("c");
+  const finish = async (fields: Record<string, unknown>) => {
+    const { choices: [{ text, finish_reason }] } = await complete(mock.app, { prompt: "x", max_tokens: 5, ...fields });
+    return [text, finish_reason];
+  };
+  assert.deepEqual(await finish({ stop_token_ids: [98] }), ["a", "stop"]);
+  assert.deepEqual(await finish({ stop_token_ids: [c] }), ["ab", "stop"]);
+  assert.deepEqual(await finish({ ignore_eos: true, stop_token_ids: [c] }), ["ab<|endoftext|>", "stop"]);
+  assert.deepEqual(await finish({ ignore_eos: true }), ["ab<|endoftext|>cd", "length"]);
+  const stops = mock.engine.calls.map((call) => call.sampling.stopTokens);
+  assert.deepEqual(stops, [[endOfText, 98], [endOfText, c], [c], []]);
+});
+
+Deno.test("prompt_logprobs give each prompt token's, by id, however many logprobs are asked for", async () => {
+  await using mock = await serveMock();
+  const fields = { prompt: ["ab", "c"], max_tokens: 1, logprobs: 3, prompt_logprobs: 1, n: 2 };
+  const { choices } = await complete(mock.app, fields);
+  const { logprob, top: [next] } = mockLogprob(98, 1, 1, 257);
+  const second = {
+    "98": { logprob, decoded_token: "b" },
+    "99": { logprob: next.logprob, decoded_token: "c" },
+  };
+  assert.deepEqual(choices.map((choice) => choice.prompt_logprobs), [[null, second], [null, second], [null], [null]]);
+  assert.deepEqual(choices.map((choice) => choice.text), ["c", "c", "d", "d"]);
+  const without = await complete(mock.app, { prompt: "ab", max_tokens: 1 });
+  assert.ok(!("prompt_logprobs" in without.choices[0]));
+});

@@ -1,6 +1,6 @@
 /** What the server's tests share: an app over a mock engine with the byte tokenizer, requests without a port, events read back. */
 import { type App, createApp } from "../../serve/app.ts";
-import type { ServedModel } from "../../serve/completions.ts";
+import type { ServedModel } from "../../serve/job.ts";
 import type { Completion } from "../../serve/protocol.ts";
 import { loadTokenizer } from "../../model/tokenizer.ts";
 import { type MockEngine, mockEngine, type MockOptions } from "./mock_engine.ts";
