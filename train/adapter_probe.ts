@@ -12,7 +12,10 @@ export interface Granted {
 /** What a Worker answers. */
 export type Answer = Granted | { readonly error: string };
 
-/** Opens each adapter in a Worker of its own, as ranks do. An Error is why one can't be opened. */
+/**
+ * Opens each adapter in a Worker of its own, as ranks do. An Error is why one can't be opened. The Workers stay until the
+ * process ends: a driver's thread that is taken down while the process ends crashes it (SwiftShader, one time in ten).
+ */
 export async function probeAdapters(adapters: readonly FoundAdapter[]): Promise<(Granted | Error)[]> {
   const results: (Granted | Error)[] = [];
   for (const adapter of adapters) { // one after the other: Workers share the environment
@@ -30,5 +33,5 @@ function probe(adapter: FoundAdapter): Promise<Granted | Error> {
     resolve(new Error(event.message));
   };
   worker.postMessage(adapter);
-  return promise.finally(() => worker.terminate());
+  return promise;
 }

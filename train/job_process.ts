@@ -63,13 +63,17 @@ export async function runWorkers(
   return codes.find((code) => worst(code) < 0) ?? codes.reduce((a, b) => worst(b) > worst(a) ? b : a, 0);
 }
 
-/** @param onFault called where the Worker dies without a word. @returns its exit code. */
+/**
+ * A rank as a Worker, which stays until the process ends: taken down just before, some drivers crash the process.
+ *
+ * @param onFault called where the Worker dies without a word.
+ * @returns its exit code.
+ */
 function runWorker(message: RankMessage, onNews: (news: RankNews) => void, onFault: () => void): Promise<number> {
   const worker = new Worker(new URL("./rank_worker.ts", import.meta.url), { type: "module" });
   return new Promise((resolve) => {
     const ended = (exitCode: number) => {
       onNews({ exitCode });
-      worker.terminate();
       resolve(exitCode);
     };
     worker.onmessage = ({ data }: MessageEvent<RankNews>) => "exitCode" in data ? ended(data.exitCode) : onNews(data);
