@@ -133,7 +133,7 @@ Deno.test("ranks that wait look after their hearts, and give up when they are ab
 
 Deno.test("shared memory has no name left once its maker disposed of it, though processes still use it", async () => {
   const file = createSharedFile(regionBytes(2));
-  if (Deno.build.os === "linux") assert.match(file.name, /^shm:/);
+  assert.match(file.name, /^(shm:)?\//);
   const mine = openPosixRegion(file.name, regionBytes(2));
   const first = start(file.name, { rank: 0, size: 2, task: "sums" }, "null");
   const words = new Int32Array(mine.buffer);
