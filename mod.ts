@@ -21,5 +21,12 @@ export type { Model } from "./model/model.ts";
 export { loadTokenizer, type Tokenizer, trainTokenizer, type TrainTokenizerOptions } from "./model/tokenizer.ts";
 export { UserError } from "./model/errors.ts";
 export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";
-export { type CachedEngine, createEngine, generate, type Readback } from "./serve/engine.ts";
+export {
+  type CachedEngine,
+  createEngine,
+  type EngineOptions,
+  type EngineStats,
+  generate,
+  type Readback,
+} from "./serve/engine.ts";
 export { type App, type AppOptions, createApp } from "./serve/app.ts";

@@ -78,7 +78,7 @@ function randomModel(device: Device, weights: WeightFormat): Model {
 /** Milliseconds between tokens of one stream; the first, which waits for the prompt, and the second, which compiles, don't count. */
 async function stream(model: Model, repeats: number): Promise<number[]> {
   // One token a readback: those read together come with no time between.
-  await using engine = createEngine(model, { tokens: 1, milliseconds: 0 });
+  await using engine = createEngine(model, { readback: { tokens: 1, milliseconds: 0 } });
   const prompt = Uint32Array.from({ length: PROMPT }, (_, i) => i * 37 % CONFIG.vocab_size);
   const times: number[] = [];
   let last = performance.now();

@@ -11,7 +11,7 @@ import { checkPrompt, type Engine, type Generated, generated, type Sampling, typ
 import { logits } from "./linear.ts";
 import type { Model } from "./model.ts";
 import { Programs } from "./programs.ts";
-import { History, pairs, readChoice, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "./sampling.ts";
+import { History, pairs, readChoices, samplingGraph, samplingInputs, TOP_LOGPROBS, type Wishes } from "./sampling.ts";
 import { createScope, type Formats } from "./scope.ts";
 import type { Shape } from "./shape.ts";
 
@@ -33,17 +33,19 @@ export class PlainGenerator implements Engine {
 
   async *generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
     checkPrompt(this, prompt);
-    const wishes = wishesOf(sampling);
-    const program = await this.#sampler(wishes);
     const history = new History(prompt, sampling);
+    const { wishes } = history;
+    const adjust = wishes.adjust ? { entries: this.vocabSize } : undefined;
+    const program = await this.#sampler(wishes);
     const tokens = [...prompt];
     for (let made = 1; made <= sampling.maxTokens && !signal?.aborted; made++) {
       program.run({
         ...this.#rows(tokens),
         last: new Uint32Array([tokens.length - 1]),
-        ...history.inputs(this.vocabSize, wishes),
+        ...samplingInputs([history], 1, adjust),
       });
-      const next = generated(await readChoice(program, wishes, sampling.logprobs), sampling, made, {
+      const [choice] = await readChoices(program, wishes, [sampling.logprobs]);
+      const next = generated(choice, sampling, made, {
         full: tokens.length >= this.contextLength,
       });
       yield next;

@@ -1,36 +1,31 @@
 /**
- * The cached engine: one sequence at a time, prefilled by chunks and decoded token by token over a paged key/value cache,
- * with the next token chosen on the GPU and fed on there, so that one wait reads several. It knows no text and no HTTP.
+ * The engine: requests of any number share steps of one model, over a paged key/value cache, with tokens chosen on the
+ * GPU. Where one runs alone, several steps follow each other there and one wait reads their tokens. It knows no text and
+ * no HTTP.
  */
-import { embedding } from "../kernels/embedding.ts";
-import type { Graph, Tensor } from "../kernels/gpu/graph.ts";
-import type { Program } from "../kernels/gpu/program.ts";
-import { NO_SLOT } from "../kernels/paged_attention.ts";
-import { topLogprobs } from "../kernels/sample.ts";
-import { cacheNames, pagedContext, type PagedOptions } from "../model/context.ts";
+import { setImmediate } from "node:timers";
+import { UserError } from "../model/errors.ts";
 import {
   checkPrompt,
   defaultSampling,
   type Engine,
   type Generated,
-  generated,
   type Sampling,
   type TokenLogprob,
 } from "../model/generate.ts";
-import { logits } from "../model/linear.ts";
 import type { Model } from "../model/model.ts";
-import { Programs } from "../model/programs.ts";
-import { History, pairs, samplingGraph, TOP_LOGPROBS, type Wishes, wishesOf } from "../model/sampling.ts";
-import type { Scope } from "../model/scope.ts";
-import { Feed } from "./feed.ts";
+import { Blocks } from "./blocks.ts";
+import { Generation, type Request, Scoring } from "./requests.ts";
+import { blockBytes, Runner } from "./runner.ts";
+import { type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 
 /** Positions in a block of the cache. */
 const BLOCK = 16;
 
-/** Rows of the compiled steps: a decode, and chunks of a prompt. */
-const BUCKETS = [1, 16, 128] as const;
+/** Memory for keys and values where none is named, if a context fits in it. */
+const KV_MEMORY = 512 * 2 ** 20;
 
-/** How many tokens are decoded before they are read. None of it changes which ones. */
+/** How many tokens are decoded before they are read, where one sequence runs alone. None of it changes which ones. */
 export interface Readback {
   /** At most so many; the first ones are read 1, 2, 4 at a time. */
   readonly tokens: number;
@@ -38,38 +33,62 @@ export interface Readback {
   readonly milliseconds: number;
 }
 
-const READBACK: Readback = { tokens: 8, milliseconds: 25 };
-
-/**
- * Makes an engine over a model's own weights; one at a time for a model. The cache takes 2 · layers · context · width · 4
- * bytes until the model is disposed.
- *
- * @throws RangeError where the model has an engine already, or for less than one token a readback.
- */
-export function createEngine(model: Model, readback: Readback = READBACK): CachedEngine {
-  if (!(Number.isInteger(readback.tokens) && readback.tokens >= 1)) {
-    throw new RangeError(`Cannot read ${readback.tokens} tokens at a time: want a whole number from 1 on`);
-  }
-  return new CachedEngine(model, readback);
+export interface EngineOptions {
+  /** Default: up to 8 tokens within 25 ms. */
+  readonly readback?: Readback;
+  /** Sequences that run at once. Default: 16. */
+  readonly maxSequences?: number;
+  /** Rows of one step: what a step may take at most, and so how long a prompt can hold up others. Default: 128 on CPU drivers, else 512. */
+  readonly maxBatchedTokens?: number;
+  /** Bytes for keys and values. Default: a whole context for each sequence, but no more than 512 MiB or one context. */
+  readonly kvMemory?: number;
 }
 
-/** The cached engine; made by `createEngine`. Generations of one engine take turns. */
-export class CachedEngine implements Engine {
-  readonly #programs: Programs;
-  readonly #blocks: number;
-  readonly #feed: Feed;
-  #turn: Promise<void> = Promise.resolve();
+/** What an engine is doing, and has done since it was made. */
+export interface EngineStats {
+  readonly running: number;
+  readonly waiting: number;
+  readonly blocks: number;
+  readonly freeBlocks: number;
+  readonly steps: number;
+  /** Rows that were computed, each a token of a prompt or a chosen one. */
+  readonly rows: number;
+  /** Tokens that were not computed because others had the same beginning. */
+  readonly reusedTokens: number;
+  /** How often a sequence gave way and was computed again. */
+  readonly preemptions: number;
+}
 
-  constructor(readonly model: Model, readonly readback: Readback) {
-    const { n_layer, n_head, n_embd, n_positions } = model.config;
-    this.#programs = new Programs(model, { keep: true });
-    this.#blocks = Math.ceil(n_positions / BLOCK);
-    const shape = [this.#blocks * BLOCK, n_head, n_embd / n_head];
-    const names = Array.from({ length: n_layer }, (_, layer) => cacheNames(layer)).flatMap((names) =>
-      Object.values(names)
-    );
-    model.store.allocate("cache", names.map((name) => ({ name, shape, dtype: "f32" })));
-    this.#feed = new Feed(model.store, readback.tokens, this.vocabSize);
+/**
+ * Makes an engine over a model's own weights; one at a time for a model. Its cache stands until the model is disposed.
+ *
+ * @throws RangeError where the model has an engine already, for less than one token a readback, and for less than a row
+ * a sequence; UserError for less memory than a context takes.
+ */
+export function createEngine(model: Model, options: EngineOptions = {}): CachedEngine {
+  return new CachedEngine(model, options);
+}
+
+/** The engine; made by `createEngine`. */
+export class CachedEngine implements Engine {
+  readonly #readback: Readback;
+  readonly #scheduler: Scheduler<Request>;
+  readonly #runner: Runner;
+  #working: Promise<void> | undefined;
+  #closed = false;
+  #steps = 0;
+  #rows = 0;
+
+  constructor(readonly model: Model, options: EngineOptions) {
+    this.#readback = options.readback ?? { tokens: 8, milliseconds: 25 };
+    const { tokens } = this.#readback;
+    if (!(Number.isInteger(tokens) && tokens >= 1)) {
+      throw new RangeError(`Cannot read ${tokens} tokens at a time: want a whole number from 1 on`);
+    }
+    const limits = limitsOf(model, options);
+    const blocks = new Blocks(blockCount(model, limits.maxSequences, options.kvMemory), BLOCK);
+    this.#scheduler = new Scheduler(blocks, limits);
+    this.#runner = new Runner(model, blocks, { ...limits, lookahead: tokens });
   }
 
   get contextLength(): number {
@@ -80,183 +99,165 @@ export class CachedEngine implements Engine {
     return this.model.config.vocab_size;
   }
 
-  async *generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
-    checkPrompt(this, prompt);
-    const release = await this.#lock();
-    try {
-      yield* this.#stream(prompt, sampling, signal);
-    } finally {
-      release();
-    }
+  get stats(): EngineStats {
+    const { running, waiting, blocks, reused, preemptions } = this.#scheduler;
+    return {
+      running: running.length,
+      waiting: waiting.length,
+      blocks: blocks.count,
+      freeBlocks: blocks.free,
+      steps: this.#steps,
+      rows: this.#rows,
+      reusedTokens: reused,
+      preemptions,
+    };
   }
 
-  async *#stream(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
-    const wishes = wishesOf(sampling);
-    const history = new History(prompt, sampling);
-    const { settings } = history.inputs(this.vocabSize, wishes);
-    this.#feed.start(prompt[prompt.length - 1], prompt.length - 1, settings);
-    const most = Math.min(sampling.maxTokens, this.contextLength - prompt.length + 1);
-    let program = most > 0 ? await this.#prefill(prompt, wishes, signal) : null;
-    for (let made = 0, batch = 1; program !== null && !signal?.aborted;) {
-      const { settings: _, ...inputs } = history.inputs(this.vocabSize, wishes);
-      program.write(inputs);
-      const start = performance.now();
-      const count = Math.min(batch, most - made);
-      for (let i = 0; i < count; i++) program.run();
-      const choices = await this.#feed.read(program, made, count, sampling.logprobs);
-      // Penalties rest on the tokens before: the host counts them.
-      if (!wishes.adjust && performance.now() - start < this.readback.milliseconds) batch *= 2;
-      batch = Math.min(batch, this.readback.tokens);
-      for (const choice of choices) {
-        const next = generated(choice, sampling, ++made, { full: made === most });
+  /** Compiles what usual requests need, so that the first ones are as fast as others. */
+  async warm(): Promise<void> {
+    await this.#runner.warm();
+  }
+
+  async *generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncGenerator<Generated> {
+    checkPrompt(this, prompt);
+    if (signal?.aborted || sampling.maxTokens < 1) return;
+    const request = new Generation(prompt, sampling, this.contextLength);
+    const abort = () => {
+      this.#scheduler.remove(request);
+      request.end(null);
+    };
+    this.#enter(request);
+    signal?.addEventListener("abort", abort);
+    try {
+      while (true) {
+        const next = await request.inbox.next();
+        if (signal?.aborted || next === null) return;
+        if (next instanceof Error) throw next;
         yield next;
-        if (next.finish !== undefined || signal?.aborted) return;
-        history.push(next.token);
+        if (next.finish !== undefined) return;
       }
-      program = await this.#decoder(1, wishes);
-      program.write({ ...this.#pages(1), last: new Uint32Array(1) });
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      this.#scheduler.remove(request);
     }
   }
 
   async score(tokens: Uint32Array, top: number): Promise<(TokenLogprob | null)[]> {
     checkPrompt(this, tokens);
-    const release = await this.#lock();
+    if (tokens.length === 1) return [null];
+    const request = new Scoring(tokens, top);
+    this.#enter(request);
+    return [null, ...await request.answer];
+  }
+
+  #enter(request: Request): void {
+    if (this.#closed) throw new Error("Cannot take a request: the engine was disposed");
+    this.#scheduler.add(request, request.longest);
+    this.#working ??= this.#work();
+  }
+
+  get #busy(): boolean {
+    return this.#scheduler.running.length + this.#scheduler.waiting.length > 0;
+  }
+
+  /** Steps until there is nothing to do. What fails, fails for all: they shared the step. */
+  async #work(): Promise<void> {
     try {
-      const results: (TokenLogprob | null)[] = [null];
-      const k = Math.min(TOP_LOGPROBS, this.vocabSize);
-      for (const chunk of chunks(0, tokens.length)) {
-        const program = await this.#scorer(chunk.rows);
-        const targets = new Uint32Array(chunk.rows);
-        targets.set(tokens.subarray(chunk.from + 1, chunk.to + 1));
-        program.run({ ...this.#inputs(tokens.subarray(chunk.from, chunk.to), chunk), targets });
-        const [given, ids, logprobs] = await program.read("given", "ids", "logprobs");
-        for (let row = 0; row < chunk.to - chunk.from && chunk.from + row + 1 < tokens.length; row++) {
-          const best = pairs(
-            new Uint32Array(ids, row * k * 4, k),
-            new Float32Array(logprobs, row * k * 4, k),
-            Math.min(top, k),
-          );
-          results.push({ token: targets[row], logprob: new Float32Array(given)[row], top: best });
-        }
+      while (this.#busy) {
+        await nextTurn();
+        await this.#step();
       }
-      return results;
+    } catch (error) {
+      this.#end(error instanceof Error ? error : new Error(String(error)));
     } finally {
-      release();
+      this.#working = undefined;
     }
   }
 
-  /** Requests take turns, in the order they came. */
-  async #lock(): Promise<() => void> {
-    const before = this.#turn;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#turn = promise;
-    await before;
-    return resolve;
-  }
-
-  /** Runs a prompt but for its last chunk; returns that one's program, ready to run, or null where the signal stopped it. */
-  async #prefill(prompt: Uint32Array, wishes: Wishes, signal?: AbortSignal): Promise<Program | null> {
-    const parts = chunks(0, prompt.length);
-    const last = parts.pop()!;
-    for (const chunk of parts) {
-      if (signal?.aborted) return null;
-      (await this.#decoder(chunk.rows, null)).run(this.#inputs(prompt.subarray(chunk.from, chunk.to), chunk));
+  async #step(): Promise<void> {
+    const start = performance.now();
+    const alone = this.#alone();
+    const chunks = alone ? [alone] : this.#scheduler.schedule();
+    if (chunks.length === 0) return; // those that were left have gone
+    this.#steps++;
+    this.#rows += chunks.reduce((sum, { count }) => sum + count, 0);
+    const taken = alone ? [await this.#runner.alone(alone)] : await this.#runner.step(chunks);
+    const milliseconds = performance.now() - start;
+    for (const [i, chunk] of chunks.entries()) {
+      const { sequence } = chunk;
+      if (!this.#scheduler.running.includes(sequence)) continue; // aborted meanwhile
+      const over = sequence.kind === "scoring" ? sequence.take(chunk.from, taken[i]) : this.#choose(sequence, taken[i]);
+      if (over) this.#scheduler.remove(sequence);
+      else if (alone) sequence.advance(this.#scheduler.blocks, chunk.count);
     }
-    const program = await this.#decoder(last.rows, wishes);
-    program.write({
-      ...(last.rows === 1 ? this.#pages(1) : this.#inputs(prompt.subarray(last.from), last)),
-      last: Uint32Array.of(last.to - last.from - 1),
-    });
-    return program;
+    const [{ sequence }] = chunks;
+    if (chunks.length > 1 || sequence.kind !== "generation") return;
+    const { tokens, milliseconds: most } = this.#readback;
+    if (milliseconds < most) sequence.lookahead = Math.min(2 * sequence.lookahead, tokens);
   }
 
-  /** A chunk's rows, padded to the bucket. */
-  #inputs(tokens: Uint32Array, { from, rows }: Chunk): Record<string, Uint32Array> {
-    const padded = new Uint32Array(rows);
-    padded.set(tokens);
-    const positions = padded.map((_, row) => row < tokens.length ? from + row : 0);
-    return {
-      tokens: padded,
-      positions,
-      slots: positions.map((position, row) => row < tokens.length ? position : NO_SLOT),
-      ...this.#pages(rows),
-    };
+  /** The next tokens of a generation that runs alone. Penalties rest on the tokens before, which the host counts. */
+  #alone(): Chunk<Generation> | undefined {
+    const [sequence] = this.#scheduler.running;
+    if (sequence?.kind !== "generation" || sequence.history.wishes.adjust) return undefined;
+    const count = Math.min(sequence.lookahead, sequence.most - sequence.made);
+    return this.#scheduler.scheduleAlone(count) as Chunk<Generation> | undefined;
   }
 
-  /** The one sequence has all blocks, in order: the slot of a position is the position. */
-  #pages(rows: number): Record<string, Uint32Array> {
-    const block_table = Uint32Array.from({ length: this.#blocks }, (_, block) => block);
-    return { sequences: new Uint32Array(rows), block_table };
+  /** Hands on what was chosen, up to where the generation ends. */
+  #choose(sequence: Generation, choices: readonly TokenLogprob[]): boolean {
+    return choices.some((choice) => sequence.take(choice));
   }
 
-  /** A step over `rows` rows; with wishes it ends in a chosen token, and over one row it begins with the one fed on. */
-  #decoder(rows: number, wishes: Wishes | null): Promise<Program> {
-    return this.#programs.get(`${rows} ${JSON.stringify(wishes)}`, (graph) => {
-      const scope = this.model.scope(graph);
-      if (wishes === null) {
-        this.#hidden(graph, scope, rows);
-        return {};
-      }
-      const { token, position, settings } = this.#feed.tensors(graph);
-      const fed = rows === 1 ? { tokens: token, positions: position, slots: position } : undefined;
-      const last = embedding(this.#hidden(graph, scope, rows, fed), graph.input("last", [1], "u32"));
-      const next = logits(last, this.model.architecture.unembed(scope), scope.formats);
-      return this.#feed.end(graph, samplingGraph(graph, next, this.vocabSize, wishes, settings));
-    });
+  #end(error: Error): void {
+    for (const request of [...this.#scheduler.running, ...this.#scheduler.waiting]) {
+      this.#scheduler.remove(request);
+      request.end(error);
+    }
+    this.#scheduler.blocks.forget();
   }
 
-  #scorer(rows: number): Promise<Program> {
-    return this.#programs.get(`score ${rows}`, (graph) => {
-      const scope = this.model.scope(graph);
-      const hidden = this.#hidden(graph, scope, rows);
-      const all = logits(hidden, this.model.architecture.unembed(scope), scope.formats);
-      const k = Math.min(TOP_LOGPROBS, this.vocabSize);
-      return { ...topLogprobs(all, graph.input("targets", [rows], "u32"), this.vocabSize, k) };
-    });
-  }
-
-  #hidden(graph: Graph, scope: Scope, rows: number, fed?: PagedOptions["fed"]): Tensor {
-    const context = pagedContext(graph, {
-      rows,
-      sequences: 1,
-      blocks: this.#blocks,
-      blockSize: BLOCK,
-      blocksPerSequence: this.#blocks,
-      fed,
-    });
-    return this.model.architecture.hidden(scope, context);
-  }
-
+  /** Ends what still runs. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#lock();
-    await this.#programs[Symbol.asyncDispose]();
+    this.#closed = true;
+    this.#end(new Error("The engine was disposed"));
+    await this.#working;
+    await this.#runner[Symbol.asyncDispose]();
   }
 }
 
-/** Positions `from` to `to` of a prompt, run in a bucket of `rows`. */
-interface Chunk {
-  readonly from: number;
-  readonly to: number;
-  readonly rows: number;
+function limitsOf(model: Model, { maxSequences = 16, maxBatchedTokens }: EngineOptions): SchedulerLimits {
+  const usual = Math.max(maxSequences, model.device.capabilities.cpu ? 128 : 512);
+  return { maxSequences, maxBatchedTokens: maxBatchedTokens ?? usual };
 }
 
-/** Cuts `length` positions from `start` into the largest buckets that they fill, and the smallest that holds the rest. */
-export function chunks(start: number, length: number): Chunk[] {
-  const result: Chunk[] = [];
-  for (let from = start; from < start + length;) {
-    const left = start + length - from;
-    const rows = BUCKETS.findLast((size) => size <= left && size > 1) ?? BUCKETS.find((size) => size >= left)!;
-    const to = from + Math.min(rows, left);
-    result.push({ from, to, rows });
-    from = to;
+/** Blocks for the memory given, or for a context of each sequence as far as is usual. One binding holds one variable of them. */
+function blockCount(model: Model, sequences: number, kvMemory: number | undefined): number {
+  const { all, one } = blockBytes(model, BLOCK);
+  const context = Math.ceil(model.config.n_positions / BLOCK);
+  const usual = Math.max(context, Math.min(sequences * context, Math.floor(KV_MEMORY / all)));
+  const count = kvMemory === undefined ? usual : Math.floor(kvMemory / all);
+  if (count < context) {
+    const mebibytes = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+    throw new UserError(
+      `Give more memory for keys and values: a context of ${model.config.n_positions} tokens takes ` +
+        `${mebibytes(context * all)} MiB, found ${mebibytes(kvMemory ?? 0)}`,
+      2,
+    );
   }
-  return result;
+  const { maxStorageBufferBindingSize: bound } = model.device.capabilities.limits;
+  return Math.max(context, Math.min(count, Math.floor(bound / one)));
+}
+
+/** Lets messages in: the GPU is waited for without giving the event loop a turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(() => resolve()));
 }
 
 const engines = new WeakMap<Model, CachedEngine>();
 
 /**
- * Tokens after a prompt, as they are chosen, with the cached engine. One generation of a model runs at a time.
+ * Tokens after a prompt, as they are chosen. Generations of one model share its steps.
  *
  * @param sampling what differs from `defaultSampling`.
  * @throws RangeError for an empty or too long prompt or an id ≥ V.

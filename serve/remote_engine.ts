@@ -1,6 +1,7 @@
 /** An engine that works in a Worker, seen from the thread that asks it. Knows no model and no GPU. */
 import type { Engine, Generated, Sampling } from "../model/generate.ts";
 import type { WeightFormat } from "../model/scope.ts";
+import { Inbox } from "./inbox.ts";
 import { fromFailure, type FromWorker, type Scores, type ToWorker } from "./wire.ts";
 
 /** How long a Worker may take to close by itself, in milliseconds. */
@@ -25,27 +26,14 @@ export async function openRemoteEngine(
   throw answer;
 }
 
-/** Messages of one request, in order, waiting to be read; an Error is the last. */
-class Inbox {
-  readonly #messages: (FromWorker | Error)[] = [];
-  #wake = () => {};
-
-  push(message: FromWorker | Error): void {
-    this.#messages.push(message);
-    this.#wake();
-  }
-
-  async next(): Promise<FromWorker | Error> {
-    if (this.#messages.length === 0) await new Promise<void>((resolve) => this.#wake = resolve);
-    return this.#messages.shift()!;
-  }
-}
+/** A request's messages; an Error is the last. */
+type Answers = Inbox<FromWorker | Error>;
 
 /** Sorts a Worker's messages by request, and tells all of them when it is gone. */
 class Wire {
   /** For messages that belong to no request. */
-  readonly general = new Inbox();
-  readonly #inboxes = new Map<number, Inbox>();
+  readonly general: Answers = new Inbox();
+  readonly #inboxes = new Map<number, Answers>();
   #nextId = 0;
   #gone: Error | undefined;
 
@@ -67,8 +55,8 @@ class Wire {
   }
 
   /** A place for the answers to a new request. */
-  begin(): { id: number; inbox: Inbox } {
-    const request = { id: this.#nextId++, inbox: new Inbox() };
+  begin(): { id: number; inbox: Answers } {
+    const request = { id: this.#nextId++, inbox: new Inbox<FromWorker | Error>() };
     this.#inboxes.set(request.id, request.inbox);
     if (this.#gone) request.inbox.push(this.#gone);
     return request;
@@ -138,7 +126,7 @@ export class RemoteEngine implements Engine {
   }
 
   /** Reads the next message of a request; throws what failed. */
-  async #read(inbox: Inbox): Promise<FromWorker> {
+  async #read(inbox: Answers): Promise<FromWorker> {
     const message = await inbox.next();
     if (message instanceof Error) throw message;
     if (message.type !== "failed") return message;
