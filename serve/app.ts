@@ -12,12 +12,14 @@ import {
   type Completion,
   Completion as CompletionSchema,
   CompletionRequest,
-  ErrorBody,
+  errors,
   explain,
+  json,
   ModelInfo,
   ModelList,
   RequestError,
 } from "./protocol.ts";
+import { addTokens } from "./tokens.ts";
 
 export interface AppOptions {
   /** A model folder, opened and owned by the app; or a model that is open and stays its owner's. */
@@ -64,13 +66,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   return Object.assign(app as Hono, { [Symbol.asyncDispose]: () => owned.disposeAsync() });
 }
 
-const json = <T extends z.ZodType>(schema: T, description: string) => ({
-  content: { "application/json": { schema } },
-  description,
-});
-
-const errors = { default: json(ErrorBody, "What is wrong, and with which parameter") };
-
 const healthRoute = createRoute({
   method: "get",
   path: "/health",
@@ -104,7 +99,14 @@ const completionsRoute = createRoute({
 });
 
 /** Which method a path takes. */
-const methods = { "/v1/completions": "POST", "/v1/models": "GET", "/v1/models/:id{.+}": "GET", "/health": "GET" };
+const methods = {
+  "/v1/completions": "POST",
+  "/v1/models": "GET",
+  "/v1/models/:id{.+}": "GET",
+  "/health": "GET",
+  "/tokenize": "POST",
+  "/detokenize": "POST",
+};
 
 function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: number): OpenAPIHono {
   const app = new OpenAPIHono({
@@ -112,8 +114,9 @@ function createRoutes(model: ServedModel, closing: AbortSignal, maxBodyBytes: nu
       if (!result.success) throw explain(result.error, result.target === "json" ? await c.req.json() : undefined);
     },
   });
-  app.use("/v1/completions", bodyLimit({ maxSize: maxBodyBytes, onError: () => tooLarge(maxBodyBytes) }));
+  app.use(bodyLimit({ maxSize: maxBodyBytes, onError: () => tooLarge(maxBodyBytes) }));
   addModels(app, model);
+  addTokens(app, model, (name) => checkName(model, name, "model"));
   app.openapi(healthRoute, (c) => (checkHealth(model, closing), c.json({ status: "ok" as const }, 200)));
   app.openapi(completionsRoute, async (c) => {
     const request = c.req.valid("json");

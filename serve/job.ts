@@ -70,7 +70,8 @@ export function prepare(model: ServedModel, request: CompletionRequest): Job {
   };
 }
 
-function outOfRange(token: number, model: ServedModel, param: string): RequestError {
+/** The refusal of a token id that the model hasn't. */
+export function outOfRange(token: number, model: ServedModel, param: string): RequestError {
   return new RequestError(
     400,
     `Use token ids from 0 to ${model.engine.vocabSize - 1} in ${param}: ${token} is none`,

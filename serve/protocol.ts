@@ -28,6 +28,15 @@ export const ErrorBody = z.object({
 }).openapi("Error");
 export type ErrorBody = z.infer<typeof ErrorBody>;
 
+/** A JSON body of a route. */
+export const json = <T extends z.ZodType>(schema: T, description: string) => ({
+  content: { "application/json": { schema } },
+  description,
+});
+
+/** What every route may answer instead. */
+export const errors = { default: json(ErrorBody, "What is wrong, and with which parameter") };
+
 // In the schemas below an error says what is wanted; `explain` adds the field's name and the value it got.
 
 function number(from: number, to: number, fallback: number) {
@@ -54,7 +63,7 @@ function flag(error = "true or false") {
   });
 }
 
-const isToken = (value: unknown) => typeof value === "number" && Number.isInteger(value) && value >= 0;
+export const isToken = (value: unknown) => typeof value === "number" && Number.isInteger(value) && value >= 0;
 const isText = (value: unknown) => typeof value === "string";
 const isTokens = (value: unknown) => Array.isArray(value) && value.length > 0 && value.every(isToken);
 
