@@ -29,4 +29,6 @@ export {
   generate,
   type Readback,
 } from "./serve/engine.ts";
-export { type App, type AppOptions, createApp } from "./serve/app.ts";
+export { type App, type AppOptions, createApp, type ModelOption } from "./serve/app.ts";
+export type { Models, ModelSource } from "./serve/models.ts";
+export type { ServedModel } from "./serve/job.ts";

@@ -1,7 +1,8 @@
 /** From a parsed request to work for the engine: prompts become ids, fields become sampling settings. Knows no HTTP and makes no text. */
 import type { Engine, Sampling, TokenLogprob } from "../model/generate.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
-import { type CompletionRequest, RequestError } from "./protocol.ts";
+import { RequestError } from "./errors.ts";
+import type { CompletionRequest } from "./protocol.ts";
 import { bytesOf } from "./stream.ts";
 
 /** What answers requests. */

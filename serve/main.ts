@@ -16,19 +16,17 @@ import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
 import { weightFormats } from "../model/scope.ts";
 import { reportFailure } from "../model/report.ts";
-import { findModel, type ModelPath, newestRun, openModel } from "./open_model.ts";
+import { findModel, type ModelPath, modelSource, newestRun, openModel } from "./open_model.ts";
 import { curlCommand, startServer } from "./server.ts";
 import { describeSpeed, writeCompletion } from "./terminal.ts";
-
-const model = text(
-  "",
-  "model folder, or NAME=DIR to serve it under another name; by default the newest run under runs/",
-);
 
 const dtype = choice(weightFormats, "f32", "format of the weights in memory");
 
 const serveFlags = {
-  model,
+  model: texts(
+    "model folder, or NAME=DIR to serve it under another name; may repeat; by default the newest run under runs/",
+  ),
+  lazy: flag("open models when they are first asked for, not at the start"),
   dtype,
   host: text("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
   port: integer(8000, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
@@ -95,21 +93,24 @@ function write(text: string): void {
 }
 
 async function serve(args: readonly string[]): Promise<void> {
-  const usage = "deno task serve [--model DIR] [--port 8000]\n\nServes a model over the OpenAI completions API.";
+  const usage = "deno task serve [--model DIR]… [--port 8000]\n\nServes models over the OpenAI completions API.";
   const flags = read(usage, serveFlags, args);
   if (!flags) return;
-  const path = await find(flags.model);
+  const model = await Promise.all((flags.model.length > 0 ? flags.model : [""]).map(async (given) => {
+    const path = await find(given);
+    const source = await modelSource(path, { dtype: flags.dtype, warm: true, lazy: flags.lazy });
+    return { ...source, open: () => (console.error(`Loading ${path.folder}`), source.open()) };
+  }));
   const signal = untilSignal();
-  const open = () => {
-    console.error(`Loading ${path.folder}`);
-    return openModel(path, { dtype: flags.dtype, warm: true });
-  };
-  const starting = startServer({ hostname: flags.host, port: flags.port, open });
+  const starting = startServer({ hostname: flags.host, port: flags.port, model });
   const server = await Promise.race([starting, aborted(signal)]);
   if (!server) return; // a signal came while loading: leaving ends the Worker
-  const { name, engine } = server.model;
-  console.log(`Serving ${name} at ${server.url}/v1 (context ${engine.contextLength}, vocabulary ${engine.vocabSize})`);
-  console.log(`Try it:\n  ${curlCommand(server.url, name)}`);
+  const { infos, open } = server.models;
+  console.log(`Serving ${infos.map(({ id }) => id).join(", ")} at ${server.url}/v1`);
+  for (const { name, engine } of open) {
+    console.log(`  ${name}: context ${engine.contextLength}, vocabulary ${engine.vocabSize}`);
+  }
+  console.log(`Try it:\n  ${curlCommand(server.url, infos[0].id)}`);
   await aborted(signal);
   console.error("Closing");
   await server[Symbol.asyncDispose]();

@@ -8,6 +8,7 @@ import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
 import type { WeightFormat } from "../model/scope.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./job.ts";
+import type { ModelSource } from "./models.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
 
 /** A model folder and what requests call it. */
@@ -51,12 +52,19 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
 }
 
 export interface OpenModelOptions {
-  /** What requests call it. Default: the folder's name. */
-  readonly name?: string;
   /** Format of the weights in memory. Default: f32. */
   readonly dtype?: WeightFormat;
   /** Makes all programs of usual requests ready, so that the first request is as fast as others. Default: no. */
   readonly warm?: boolean;
+}
+
+/** A model folder, or NAME=DIR, to be opened at the start or, if lazy, when first asked for. */
+export async function modelSource(
+  model: string | ModelPath,
+  { lazy = false, ...options }: OpenModelOptions & { readonly lazy?: boolean } = {},
+): Promise<ModelSource> {
+  const path = typeof model === "string" ? await findModel(model) : model;
+  return { name: path.name, lazy, open: () => openModel(path, options) };
 }
 
 /** Lengths of prompts that between them run every bucket of the engine, as a prompt's middle and as its end. */
@@ -68,7 +76,7 @@ const WARMING = [1, 17, 128, 144];
  */
 export async function openModel(
   model: string | ModelPath,
-  { name, dtype, warm = false }: OpenModelOptions = {},
+  { dtype, warm = false }: OpenModelOptions = {},
 ): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
@@ -91,7 +99,7 @@ export async function openModel(
     throw error;
   }
   return {
-    name: name ?? path.name,
+    name: path.name,
     engine,
     tokenizer,
     stopTokens: stopTokens.filter((id) => id < engine.vocabSize),

@@ -1,32 +1,6 @@
-/** The OpenAI completions API as types: what a request may say, its defaults, what answers and errors look like. Knows no server. */
+/** The OpenAI completions API as types: what a request may say, its defaults, what answers look like. Knows no server. */
 import { z } from "@hono/zod-openapi";
-
-/** A request that can't be answered, in OpenAI's form. */
-export class RequestError extends Error {
-  override name = "RequestError";
-  constructor(
-    readonly status: 400 | 404 | 405 | 413 | 415 | 500 | 503,
-    message: string,
-    readonly param: string | null = null,
-    readonly code: string | null = null,
-  ) {
-    super(message);
-  }
-  get body(): ErrorBody {
-    const type = this.status < 500 ? "invalid_request_error" : "server_error";
-    return { error: { message: this.message, type, param: this.param, code: this.code } };
-  }
-}
-
-export const ErrorBody = z.object({
-  error: z.object({
-    message: z.string(),
-    type: z.string(),
-    param: z.string().nullable(),
-    code: z.string().nullable(),
-  }),
-}).openapi("Error");
-export type ErrorBody = z.infer<typeof ErrorBody>;
+import { ErrorBody, RequestError } from "./errors.ts";
 
 /** A JSON body of a route. */
 export const json = <T extends z.ZodType>(schema: T, description: string) => ({
@@ -207,7 +181,6 @@ export const ModelInfo = z.object({
   created: z.int(),
   owned_by: z.string(),
 }).openapi("Model");
-export type ModelInfo = z.infer<typeof ModelInfo>;
 
 export const ModelList = z.object({ object: z.literal("list"), data: z.array(ModelInfo) }).openapi("ModelList");
 

@@ -1,22 +1,20 @@
-/** A model on a port: listens at once, answers when the model is loaded, closes cleanly. Knows no routes and no flags. */
+/** Models on a port: listens at once, answers when they are loaded, closes cleanly. Knows no routes and no flags. */
 import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
-import { createApp } from "./app.ts";
-import type { ServedModel } from "./job.ts";
-import { RequestError } from "./protocol.ts";
+import { type AppOptions, createApp } from "./app.ts";
+import { RequestError } from "./errors.ts";
+import type { Models } from "./models.ts";
 
-export interface ServerOptions {
+export interface ServerOptions extends AppOptions {
   readonly hostname: string;
   /** 0 takes a free port. */
   readonly port: number;
-  /** Opens the model; the server closes it. */
-  readonly open: () => Promise<ServedModel & AsyncDisposable>;
 }
 
 export interface RunningServer extends AsyncDisposable {
   /** `http://host:port`, as a client on this machine reaches it. */
   readonly url: string;
-  readonly model: ServedModel;
+  readonly models: Models;
 }
 
 /** How long requests under way may take to end when the server closes, in milliseconds. */
@@ -24,20 +22,21 @@ const closingTime = 3000;
 
 /**
  * Starts a server; resolves when it answers completions. Until then every request gets 503.
- * Throws UserError where the port can't be had, or what opening the model throws.
+ * Throws UserError where the port can't be had, or what opening a model throws.
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   let answer = (_: Request): Response | Promise<Response> => {
-    const error = new RequestError(503, "Wait: the model is being loaded", null, "model_loading");
-    return Response.json(error.body, { status: 503, headers: { "Retry-After": "1" } });
+    const error = new RequestError(503, "Wait: the model is being loaded", null, "model_loading", {
+      "Retry-After": "1",
+    });
+    return Response.json(error.body, { status: error.status, headers: error.headers });
   };
   await using resources = new AsyncDisposableStack();
   const server = resources.adopt(listen(options, (request) => answer(request)), shutDown);
-  const model = resources.use(await options.open());
-  const app = resources.use(await createApp({ model }));
+  const app = resources.use(await createApp(options));
   answer = app.fetch;
   const owned = resources.move();
-  return { url: urlOf(server.addr), model, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return { url: urlOf(server.addr), models: app.models, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 function listen({ hostname, port }: ServerOptions, answer: Deno.ServeHandler): Deno.HttpServer<Deno.NetAddr> {

@@ -1,8 +1,9 @@
 /** A completion written to the terminal as it comes, and how fast it came. Knows no HTTP and no flags. */
 import { UserError } from "../model/errors.ts";
 import { run } from "./completions.ts";
+import { RequestError } from "./errors.ts";
 import { prepare, type ServedModel } from "./job.ts";
-import { checkRequest, CompletionRequest, explain, RequestError } from "./protocol.ts";
+import { checkRequest, CompletionRequest, explain } from "./protocol.ts";
 
 /** What came of a generation. */
 export interface Written {

@@ -1,6 +1,7 @@
 /** The routes between text and token ids, in vLLM's form. They ask only the tokenizer, never the engine. */
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
-import { outOfRange, type ServedModel } from "./job.ts";
+import { outOfRange } from "./job.ts";
+import type { Models } from "./models.ts";
 import { errors, isToken, json } from "./protocol.ts";
 import { bytesOf } from "./stream.ts";
 
@@ -31,18 +32,19 @@ const detokenizeRoute = createRoute({
   responses: { 200: json(z.object({ prompt: z.string() }), "Their text"), ...errors },
 });
 
-/** Adds the routes; `checkName` throws for a model that isn't served. */
-export function addTokens(app: OpenAPIHono, served: ServedModel, checkName: (name: string) => void): void {
-  const { engine, tokenizer } = served;
-  app.openapi(tokenizeRoute, (c) => {
+/** Adds the routes. A request without a model's name is for the first one. */
+export function addTokens(app: OpenAPIHono, models: Models): void {
+  const find = (name: string | null | undefined) => models.get(name ?? models.infos[0].id, "model");
+  app.openapi(tokenizeRoute, async (c) => {
     const { model, prompt } = c.req.valid("json");
-    if (model != null) checkName(model);
+    const { tokenizer, engine } = await find(model);
     const tokens = [...tokenizer.encode(prompt, { allowSpecial: true })];
     return c.json({ tokens, count: tokens.length, max_model_len: engine.contextLength }, 200);
   });
-  app.openapi(detokenizeRoute, (c) => {
+  app.openapi(detokenizeRoute, async (c) => {
     const { model, tokens } = c.req.valid("json");
-    if (model != null) checkName(model);
+    const served = await find(model);
+    const { tokenizer, engine } = served;
     const bad = tokens.find((token) => token >= engine.vocabSize);
     if (bad !== undefined) throw outOfRange(bad, served, "tokens");
     // A padded vocabulary has ids without text.

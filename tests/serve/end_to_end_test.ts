@@ -63,7 +63,7 @@ Deno.test("a folder is served with PyTorch's numbers", async () => {
 
 Deno.test("seeds repeat, streams equal wholes, two at once are right", async () => {
   await using folder = await modelFolder();
-  await using app = await createApp({ model: folder.path, name: "other/name" });
+  await using app = await createApp({ model: `other/name=${folder.path}` });
   const ask = async (fields: Record<string, unknown>) => {
     const response = await post(app, { model: "other/name", prompt: "Hello", max_tokens: 20, ...fields });
     assert.equal(response.status, 200);

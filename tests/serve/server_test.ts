@@ -20,8 +20,10 @@ const mockModel = (engine: MockEngine, name = "mock") => ({
   [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
 });
 
+const source = (open: () => Promise<ReturnType<typeof mockModel>>, name = "mock") => ({ name, open });
+
 const listen = (engine: MockEngine, name?: string) =>
-  startServer({ hostname: "127.0.0.1", port: 0, open: () => Promise.resolve(mockModel(engine, name)) });
+  startServer({ hostname: "127.0.0.1", port: 0, model: source(() => Promise.resolve(mockModel(engine, name)), name) });
 
 async function serve(options: MockOptions = {}, name?: string): Promise<Served> {
   const engine = mockEngine(options);
@@ -167,7 +169,7 @@ Deno.test("while the model loads every request gets 503; a model that can't be o
   using probe = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = probe.addr;
   probe.close();
-  const starting = startServer({ hostname: "127.0.0.1", port, open: () => opened });
+  const starting = startServer({ hostname: "127.0.0.1", port, model: source(() => opened) });
   const early = await fetch(`http://127.0.0.1:${port}/health`);
   assert.equal(early.status, 503);
   assert.equal((await early.json()).error.code, "model_loading");
@@ -177,7 +179,11 @@ Deno.test("while the model loads every request gets 503; a model that can't be o
   assert.deepEqual([ready.status, await ready.json()], [200, { status: "ok" }]);
   await server[Symbol.asyncDispose]();
   fail();
-  const broken = startServer({ hostname: "127.0.0.1", port, open: () => Promise.reject(new UserError("no weights")) });
+  const broken = startServer({
+    hostname: "127.0.0.1",
+    port,
+    model: source(() => Promise.reject(new UserError("no weights"))),
+  });
   await assert.rejects(broken, /no weights/);
   using again = Deno.listen({ hostname: "127.0.0.1", port });
   assert.equal(again.addr.port, port);
@@ -186,7 +192,7 @@ Deno.test("while the model loads every request gets 503; a model that can't be o
 Deno.test("a port in use is said in one line", async () => {
   await using served = await serve();
   const port = Number(new URL(served.server.url).port);
-  const second = startServer({ hostname: "127.0.0.1", port, open: () => assert.fail("It must not load") });
+  const second = startServer({ hostname: "127.0.0.1", port, model: source(() => assert.fail("It must not load")) });
   await assert.rejects(
     second,
     (error) => error instanceof UserError && error.exitCode === 1 && error.message.includes(String(port)),
