@@ -1,6 +1,6 @@
 /** `POST /v1/completions`: a request becomes a job, its pieces an answer or events. It knows no engine and makes no text. */
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
-import { collect, run, usageOf } from "./completions.ts";
+import { promptLogprobs, toChoice, usageOf } from "./completions.ts";
 import { RequestError } from "./errors.ts";
 import { sendEvents } from "./events.ts";
 import { type Job, prepare } from "./job.ts";
@@ -13,6 +13,7 @@ import {
   errors,
   json,
 } from "./protocol.ts";
+import { collect, generatedIn, run } from "./run.ts";
 
 const completionsRoute = createRoute({
   method: "post",
@@ -52,17 +53,26 @@ function head(job: Job): Omit<Completion, "choices" | "usage"> {
 }
 
 async function answer(job: Job, signal: AbortSignal): Promise<Completion> {
-  const { choices, generated } = await collect(job, signal);
-  return { ...head(job), choices, usage: usageOf(job, generated) };
+  const deltas = await collect(job, signal);
+  const top = job.request.prompt_logprobs;
+  const choices = await Promise.all(deltas.map(async (delta) => {
+    const choice = toChoice(job, delta);
+    if (top === undefined || signal.aborted) return choice;
+    return {
+      ...choice,
+      prompt_logprobs: await promptLogprobs(job.model.tokenizer, job.tasks[delta.index].prompt, top),
+    };
+  }));
+  return { ...head(job), choices, usage: usageOf(job, generatedIn(deltas)) };
 }
 
 async function* events(job: Job, signal: AbortSignal, closing: AbortSignal): AsyncGenerator<Completion> {
   const { stream_options } = job.request;
   const common = { ...head(job), ...(stream_options?.include_usage ? { usage: null } : {}) };
   let total = 0;
-  for await (const { generated, ...choice } of run(job, signal)) {
-    total += generated;
-    yield { ...common, choices: [choice] };
+  for await (const delta of run(job, signal)) {
+    total += delta.generated;
+    yield { ...common, choices: [toChoice(job, delta)] };
   }
   if (closing.aborted) throw theEnd();
   if (stream_options?.include_usage) yield { ...common, choices: [], usage: usageOf(job, total) };

@@ -1,9 +1,9 @@
 /** A completion written to the terminal as it comes, and how fast it came. Knows no HTTP and no flags. */
 import { UserError } from "../model/errors.ts";
-import { run } from "./completions.ts";
 import { RequestError } from "./errors.ts";
 import { prepare, type ServedModel } from "./job.ts";
 import { checkRequest, CompletionRequest, explain } from "./protocol.ts";
+import { run } from "./run.ts";
 
 /** What came of a generation. */
 export interface Written {
@@ -40,7 +40,7 @@ export async function writeCompletion(
     if (generated === 0) first = since();
     generated += delta.generated;
     text += delta.text;
-    finish = delta.finish_reason;
+    finish = delta.finish;
     write(delta.text);
   }
   return {

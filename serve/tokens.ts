@@ -2,7 +2,8 @@
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { outOfRange } from "./job.ts";
 import type { Models } from "./models.ts";
-import { errors, isToken, json } from "./protocol.ts";
+import { isToken } from "./fields.ts";
+import { errors, json } from "./protocol.ts";
 import { bytesOf } from "./stream.ts";
 
 const model = z.string({ error: "the model's name" }).nullish();
