@@ -2,6 +2,7 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import { addChat } from "./chat_routes.ts";
 import { addCompletions } from "./completion_routes.ts";
 import { RequestError, respond, toRequestError } from "./errors.ts";
 import type { ServedModel } from "./job.ts";
@@ -67,6 +68,7 @@ function createRoutes(models: Models, closing: AbortSignal, maxBodyBytes: number
   addModels(app, models);
   addTokens(app, models);
   addCompletions(app, models, closing);
+  addChat(app, models, closing);
   app.doc31("/openapi.json", { openapi: "3.1.0", info: { title: "wgpt", version: "1" } });
   refuseOtherMethods(app);
   app.notFound((c) => respond(c, new RequestError(404, `Nothing is at ${c.req.path}`, null, "not_found")));

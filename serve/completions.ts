@@ -1,8 +1,9 @@
 /** Pieces of text in the form of OpenAI's completions. It knows no engine and no HTTP. */
 import type { TokenLogprob } from "../model/generate.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
+import { type Form, headOf } from "./answer.ts";
 import type { Job, Prompt } from "./job.ts";
-import type { Choice, Logprobs, PromptLogprobs, Usage } from "./protocol.ts";
+import type { Choice, Completion, Logprobs, PromptLogprobs } from "./protocol.ts";
 import type { Delta, ShownToken } from "./run.ts";
 import { tokenText } from "./stream.ts";
 
@@ -11,7 +12,26 @@ const leastLogprob = -9999;
 
 export const clamp = (logprob: number) => Math.max(logprob, leastLogprob);
 
-export function toChoice({ model, request }: Job, { index, text, tokens, finish }: Delta): Choice {
+/** The form of an answer to this job. */
+export function completionForm(job: Job): Form<Completion> {
+  const { request, tasks, model: { tokenizer } } = job;
+  const head = headOf(job, "cmpl", "text_completion");
+  const common = { ...head, ...(request.stream_options?.include_usage ? { usage: null } : {}) };
+  const top = request.prompt_logprobs;
+  const whole = async (delta: Delta) => ({
+    ...toChoice(job, delta),
+    ...(top !== undefined && {
+      prompt_logprobs: await promptLogprobs(tokenizer, tasks[delta.index].prompt, top),
+    }),
+  });
+  return {
+    whole: async (choices, usage) => ({ ...head, choices: await Promise.all(choices.map(whole)), usage }),
+    events: (delta) => [{ ...common, choices: [toChoice(job, delta)] }],
+    usage: (usage) => ({ ...head, choices: [], usage }),
+  };
+}
+
+function toChoice({ model, request }: Job, { index, text, tokens, finish }: Delta): Choice {
   const logprobs = request.logprobs === undefined ? null : toLogprobs(model.tokenizer, tokens, request.logprobs);
   return { text, index, logprobs, finish_reason: finish };
 }
@@ -28,13 +48,8 @@ function toLogprobs(tokenizer: Tokenizer, tokens: readonly ShownToken[], top: nu
   };
 }
 
-/** What the tokens of a job and its answer come to. */
-export function usageOf(job: Job, generated: number): Usage {
-  return { prompt_tokens: job.promptTokens, completion_tokens: generated, total_tokens: job.promptTokens + generated };
-}
-
 /** Log-probabilities of a prompt's tokens, each with the `top` likeliest in its place. */
-export async function promptLogprobs(tokenizer: Tokenizer, prompt: Prompt, top: number): Promise<PromptLogprobs> {
+async function promptLogprobs(tokenizer: Tokenizer, prompt: Prompt, top: number): Promise<PromptLogprobs> {
   return (await prompt.scores()).map((entry) => {
     if (!entry) return null;
     const best = [...entry.top.slice(0, top), entry];

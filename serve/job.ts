@@ -1,6 +1,7 @@
 /** From a parsed request to work for the engine: prompts become ids, fields become sampling settings. Knows no HTTP and makes no text. */
 import type { Engine, Sampling, TokenLogprob } from "../model/generate.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
+import type { Chat } from "./chat.ts";
 import { RequestError } from "./errors.ts";
 import type { CompletionRequest } from "./protocol.ts";
 import { bytesOf } from "./stream.ts";
@@ -13,6 +14,8 @@ export interface ServedModel {
   readonly tokenizer: Tokenizer;
   /** Tokens that end a text; the tokenizer's end-of-text token where missing. */
   readonly stopTokens?: readonly number[];
+  /** How it wants conversations written; without it, it completes texts only. */
+  readonly chat?: Chat;
   /** Whether a request would be answered now; always, where missing. */
   healthy?(): boolean;
 }
@@ -84,8 +87,7 @@ function toPrompt(model: ServedModel, request: CompletionRequest, input: string 
   const { engine, tokenizer } = model;
   const bad = typeof input === "string" ? undefined : input.find((token) => token >= engine.vocabSize);
   if (bad !== undefined) throw outOfRange(bad, model, "prompt");
-  if (typeof input === "string") checkLength(input, model);
-  const shown = typeof input === "string" ? tokenizer.encode(input, { allowSpecial: true }) : Uint32Array.from(input);
+  const shown = typeof input === "string" ? encodePrompt(model, input) : Uint32Array.from(input);
   const unknown = shown.find((token) => token >= engine.vocabSize);
   if (unknown !== undefined) throw outOfRange(unknown, model, "prompt");
   const start = tokenizer.endOfText ?? Infinity;
@@ -110,6 +112,12 @@ function toPrompt(model: ServedModel, request: CompletionRequest, input: string 
     shown,
     scores: () => scores ??= shown.length > 0 ? engine.score(shown, top) : Promise.resolve([]),
   };
+}
+
+/** The tokens of a prompt's text, special ones among them. */
+export function encodePrompt(model: ServedModel, text: string): Uint32Array {
+  checkLength(text, model);
+  return model.tokenizer.encode(text, { allowSpecial: true });
 }
 
 const longestTokens = new WeakMap<Tokenizer, number>();

@@ -27,6 +27,10 @@ const serveFlags = {
     "model folder, or NAME=DIR to serve it under another name; may repeat; by default the newest run under runs/",
   ),
   lazy: flag("open models when they are first asked for, not at the start"),
+  chatTemplate: text(
+    "",
+    "Jinja file that writes conversations as the models want them, or chatml; by default their own",
+  ),
   dtype,
   host: text("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
   port: integer(8000, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
@@ -98,7 +102,12 @@ async function serve(args: readonly string[]): Promise<void> {
   if (!flags) return;
   const model = await Promise.all((flags.model.length > 0 ? flags.model : [""]).map(async (given) => {
     const path = await find(given);
-    const source = await modelSource(path, { dtype: flags.dtype, warm: true, lazy: flags.lazy });
+    const source = await modelSource(path, {
+      dtype: flags.dtype,
+      warm: true,
+      lazy: flags.lazy,
+      chatTemplate: flags.chatTemplate || undefined,
+    });
     return { ...source, open: () => (console.error(`Loading ${path.folder}`), source.open()) };
   }));
   const signal = untilSignal();

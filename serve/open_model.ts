@@ -6,6 +6,7 @@ import { defaultSampling } from "../model/generate.ts";
 import { Fields, readJson } from "../model/json_fields.ts";
 import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
 import type { WeightFormat } from "../model/scope.ts";
+import { readChat } from "./chat.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./job.ts";
 import type { ModelSource } from "./models.ts";
@@ -54,6 +55,8 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
 export interface OpenModelOptions {
   /** Format of the weights in memory. Default: f32. */
   readonly dtype?: WeightFormat;
+  /** A Jinja file, or `chatml`, in place of the model's own chat template. */
+  readonly chatTemplate?: string;
   /** Makes all programs of usual requests ready, so that the first request is as fast as others. Default: no. */
   readonly warm?: boolean;
 }
@@ -76,10 +79,11 @@ const WARMING = [1, 17, 128, 144];
  */
 export async function openModel(
   model: string | ModelPath,
-  { dtype, warm = false }: OpenModelOptions = {},
+  { dtype, warm = false, chatTemplate }: OpenModelOptions = {},
 ): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
+  const chat = await readChat(path.folder, tokenizer.config, chatTemplate);
   const named = await readStopTokens(path.folder);
   const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
   const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
@@ -103,6 +107,7 @@ export async function openModel(
     engine,
     tokenizer,
     stopTokens: stopTokens.filter((id) => id < engine.vocabSize),
+    chat,
     healthy: () => engine.healthy,
     [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
   };

@@ -51,7 +51,9 @@ export const CompletionRequest = z.object({
 }, { error: "a JSON object" }).openapi("CompletionRequest");
 export type CompletionRequest = z.infer<typeof CompletionRequest>;
 
-const Usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() }).openapi("Usage");
+export const Usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() }).openapi(
+  "Usage",
+);
 export type Usage = z.infer<typeof Usage>;
 
 /** The i-th entries belong together; `text_offset` counts Unicode code points from the start of the choice's text. */

@@ -1,18 +1,8 @@
 /** The HTTP routes without a port: forms, status codes, refusals, clients that hang up. */
 import assert from "node:assert/strict";
-import { Ajv2020 } from "ajv/dist/2020.js";
 import type { App } from "../../serve/app.ts";
+import { fits } from "./schemas.ts";
 import { complete, post, readEvents, saying, serveMock, stream, until } from "./serving.ts";
-
-const schemas = JSON.parse(await Deno.readTextFile(new URL("./responses.schema.json", import.meta.url)));
-const ajv = new Ajv2020();
-ajv.addSchema(schemas, "responses");
-
-/** Checks a body against one of the schemas beside this file. */
-function fits(name: string, body: unknown): void {
-  const validate = ajv.getSchema(`responses#/$defs/${name}`)!;
-  assert.ok(validate(body), `${name}: ${ajv.errorsText(validate.errors)} in ${JSON.stringify(body)}`);
-}
 
 interface Refusal {
   readonly status: number;

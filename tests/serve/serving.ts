@@ -24,8 +24,8 @@ export async function serveMock(options: MockOptions = {}, model: Partial<Served
   return { app, engine, [Symbol.asyncDispose]: () => app[Symbol.asyncDispose]() };
 }
 
-export function post(app: App, body: unknown, init: RequestInit = {}): Promise<Response> {
-  return Promise.resolve(app.request("/v1/completions", {
+export function post(app: App, body: unknown, init: RequestInit = {}, path = "/v1/completions"): Promise<Response> {
+  return Promise.resolve(app.request(path, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: typeof body === "string" ? body : JSON.stringify(body),
@@ -51,7 +51,10 @@ export function readEvents(text: string): string[] {
 
 /** The events of a streamed answer, without the closing [DONE], which must be there. */
 export async function stream(app: App, fields: Record<string, unknown>): Promise<Completion[]> {
-  const response = await post(app, { model: "mock", stream: true, ...fields });
+  return await parseEvents(await post(app, { model: "mock", stream: true, ...fields }));
+}
+
+export async function parseEvents<T>(response: Response): Promise<T[]> {
   const events = readEvents(await response.text());
   if (events.pop() !== "[DONE]") throw new Error("The stream doesn't end in [DONE]");
   return events.map((event) => JSON.parse(event));
