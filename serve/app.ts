@@ -10,6 +10,7 @@ import { addModels } from "./model_routes.ts";
 import { type Models, type ModelSource, openModels } from "./models.ts";
 import { modelSource } from "./open_model.ts";
 import { explain } from "./protocol.ts";
+import { addPlayground } from "./playground.ts";
 import { addTokens } from "./tokens.ts";
 
 /** DIR or NAME=DIR, opened and closed by the app; a model that is open and stays its owner's; or how to open one. */
@@ -69,6 +70,7 @@ function createRoutes(models: Models, closing: AbortSignal, maxBodyBytes: number
   addTokens(app, models);
   addCompletions(app, models, closing);
   addChat(app, models, closing);
+  addPlayground(app);
   app.doc31("/openapi.json", { openapi: "3.1.0", info: { title: "wgpt", version: "1" } });
   refuseOtherMethods(app);
   app.notFound((c) => respond(c, new RequestError(404, `Nothing is at ${c.req.path}`, null, "not_found")));

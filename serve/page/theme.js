@@ -26,7 +26,7 @@
   const describe = (button) => {
     const other = shown() === "dark" ? "light" : "dark";
     button.textContent = other === "dark" ? "Dark" : "Light";
-    button.title = `Show the page ${other}`;
+    button.ariaLabel = `${button.textContent} colors`;
   };
 
   show(kept());

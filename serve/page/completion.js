@@ -1,0 +1,154 @@
+// @ts-check
+/** Asks the server and reads its events: text with the probability of each token, errors in words. It knows no page. */
+
+/**
+ * @typedef {{ readonly label: string, readonly logprob: number }} Alternative
+ *
+ * @typedef {object} Token A token as the API names it: its text, or `bytes:\xe2\x82` where it is no whole characters.
+ * @property {string} label
+ * @property {number} logprob
+ * @property {number} offset in code points from the start of the answer
+ * @property {readonly Alternative[]} top likeliest first, the token itself among them
+ *
+ * @typedef {object} Delta
+ * @property {string} text
+ * @property {readonly Token[]} tokens which begin in the text
+ * @property {"stop" | "length" | null} finish
+ *
+ * @typedef {object} CompletionEvent
+ * @property {{ message: string }} [error]
+ * @property {{
+ *   text: string,
+ *   finish_reason: "stop" | "length" | null,
+ *   logprobs: {
+ *     tokens: string[],
+ *     token_logprobs: number[],
+ *     top_logprobs: Record<string, number>[],
+ *     text_offset: number[],
+ *   } | null,
+ * }[]} [choices]
+ */
+
+/** A refusal or a failure, as the server puts it. */
+export class ApiError extends Error {
+  /**
+   * @param {number} status of the response; 0 where the connection failed
+   * @param {string} message
+   * @param {{ param?: string | null, retryAfter?: number }} [more] retryAfter in seconds
+   */
+  constructor(status, message, { param = null, retryAfter } = {}) {
+    super(message);
+    this.status = status;
+    this.param = param;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/**
+ * Asks for something; throws an ApiError for every answer but a good one.
+ *
+ * @param {URL} url
+ * @param {string} key
+ * @param {RequestInit} [init]
+ */
+export async function ask(url, key, init = {}) {
+  const headers = { ...init.headers, ...(key !== "" && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(url, { ...init, headers }).catch((error) => {
+    throw init.signal?.aborted ? error : new ApiError(0, error.message);
+  });
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({ error: {} }));
+  const seconds = Number(response.headers.get("Retry-After") ?? NaN);
+  throw new ApiError(response.status, error?.message ?? response.statusText, {
+    param: error?.param,
+    retryAfter: Number.isFinite(seconds) ? seconds : undefined,
+  });
+}
+
+/**
+ * Streams a completion. Throws an ApiError where it is refused, fails, breaks off or is aborted on the way.
+ *
+ * @param {URL} url
+ * @param {object} body
+ * @param {string} key
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<Delta>}
+ */
+export async function* complete(url, body, key, signal) {
+  const headers = { "Content-Type": "application/json" };
+  const response = await ask(url, key, { method: "POST", headers, body: JSON.stringify(body), signal });
+  for await (const data of readEvents(/** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (response.body))) {
+    if (data === "[DONE]") return;
+    /** @type {CompletionEvent} */
+    const event = JSON.parse(data);
+    if (event.error) throw new ApiError(500, event.error.message);
+    for (const choice of event.choices ?? []) {
+      yield { text: choice.text, tokens: tokensOf(choice.logprobs), finish: choice.finish_reason };
+    }
+  }
+  throw new ApiError(0, "the answer isn't complete");
+}
+
+/**
+ * @param {NonNullable<CompletionEvent["choices"]>[number]["logprobs"]} logprobs
+ * @returns {Token[]}
+ */
+function tokensOf(logprobs) {
+  return (logprobs?.tokens ?? []).map((label, i) => ({
+    label,
+    logprob: logprobs?.token_logprobs[i] ?? 0,
+    offset: logprobs?.text_offset[i] ?? 0,
+    top: Object.entries(logprobs?.top_logprobs[i] ?? {}).map(([label, logprob]) => ({ label, logprob }))
+      .sort((a, b) => b.logprob - a.logprob),
+  }));
+}
+
+/**
+ * The data of server-sent events, without comments, however the bytes were cut.
+ *
+ * @param {ReadableStream<Uint8Array<ArrayBuffer>>} body
+ * @returns {AsyncGenerator<string>}
+ */
+export async function* readEvents(body) {
+  let rest = "";
+  /** @type {string[]} */
+  let data = [];
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw new ApiError(0, error.message);
+      });
+      if (done) return;
+      const lines = (rest + value).split(/\r\n|\n|\r(?=[^])/); // a \r at the end may be half of \r\n
+      rest = lines.pop() ?? "";
+      for (const line of lines) {
+        if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
+        if (line !== "" || data.length === 0) continue;
+        yield data.join("\n");
+        data = [];
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/**
+ * What went wrong and what to do about it.
+ *
+ * @param {unknown} error
+ * @param {boolean} withKey whether a key was sent
+ */
+export function explain(error, withKey) {
+  if (!(error instanceof ApiError)) return `This page failed: ${error instanceof Error ? error.message : error}.`;
+  const { status, message, retryAfter } = error;
+  const when = retryAfter === undefined ? "in a moment" : `in ${retryAfter} second${retryAfter === 1 ? "" : "s"}`;
+  if (status === 0) return `The connection to the server is lost (${message}). Is it still running?`;
+  if (status === 401 && withKey) return "The server doesn't take this API key. Enter another and generate again.";
+  if (status === 401) return "The server asks for an API key. Enter it and generate again.";
+  if (status === 429) return `Too much is asked of the server. Try again ${when}. (${message})`;
+  if (status === 503) return `The server can't answer yet: ${message}. Try again ${when}.`;
+  if (status >= 500) return `The server failed: ${message}.`;
+  return `${message}.`;
+}
