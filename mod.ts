@@ -14,21 +14,21 @@
  */
 export { Device, type DeviceOptions, openDevice } from "./kernels/gpu/device.ts";
 export { type RawTensor, readSafetensors, writeSafetensors } from "./model/safetensors.ts";
-export { defaultSampling, type Engine, type Generated, type Sampling, type TokenLogprob } from "./model/generate.ts";
+export {
+  defaultSampling,
+  type Engine,
+  type EngineStats,
+  type Generated,
+  type Sampling,
+  type TokenLogprob,
+} from "./model/generate.ts";
 export type { Gpt2Config } from "./model/gpt2_config.ts";
 export { createModel, loadModel, type LoadOptions } from "./model/load.ts";
 export type { Model } from "./model/model.ts";
 export { loadTokenizer, type Tokenizer, trainTokenizer, type TrainTokenizerOptions } from "./model/tokenizer.ts";
 export { UserError } from "./model/errors.ts";
 export { type AdamW, type AdamWSettings, createAdamW } from "./train/optimizer.ts";
-export {
-  type CachedEngine,
-  createEngine,
-  type EngineOptions,
-  type EngineStats,
-  generate,
-  type Readback,
-} from "./serve/engine.ts";
+export { type CachedEngine, createEngine, type EngineOptions, generate, type Readback } from "./serve/engine.ts";
 export { type App, type AppOptions, createApp, type ModelOption } from "./serve/app.ts";
 export type { Models, ModelSource } from "./serve/models.ts";
 export type { ServedModel } from "./serve/job.ts";

@@ -55,11 +55,31 @@ export interface Generated extends TokenLogprob {
   readonly finish?: "stop" | "length";
 }
 
+/** What an engine is doing, and has done since it was made. */
+export interface EngineStats {
+  readonly running: number;
+  readonly waiting: number;
+  readonly blocks: number;
+  readonly freeBlocks: number;
+  readonly steps: number;
+  /** Rows that were computed, each a token of a prompt or a chosen one. */
+  readonly rows: number;
+  /** Steps of at most 2^i rows, and more than the half of it, at index i. */
+  readonly stepSizes: readonly number[];
+  /** Tokens that were not computed because others had the same beginning. */
+  readonly reusedTokens: number;
+  /** How often a sequence gave way and was computed again. */
+  readonly preemptions: number;
+}
+
 /** Token ids in, token ids out. Knows nothing of text or HTTP. */
 export interface Engine extends AsyncDisposable {
   /** Positions the model knows: prompt and generated tokens together. */
   readonly contextLength: number;
   readonly vocabSize: number;
+  /** Texts that are generated at once; others wait. Unknown where missing. */
+  readonly capacity?: number;
+  readonly stats?: EngineStats;
   /** Yields tokens as they are chosen. Throws RangeError for an empty or too long prompt or an id out of range. */
   generate(prompt: Uint32Array, sampling: Sampling, signal?: AbortSignal): AsyncIterable<Generated>;
   /** Log-probability of each token given those before it; null for the first, which has none before it. */

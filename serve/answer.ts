@@ -3,7 +3,9 @@ import type { Context } from "hono";
 import { RequestError } from "./errors.ts";
 import { sendEvents } from "./events.ts";
 import type { Job } from "./job.ts";
+import { closingError, type Operation } from "./operation.ts";
 import type { Usage } from "./protocol.ts";
+import { recordOf, type RequestRecord } from "./record.ts";
 import { collect, type Delta, generatedIn, run } from "./run.ts";
 
 /** How a route writes text. */
@@ -25,36 +27,80 @@ export function headOf<T extends string>(job: Job, prefix: string, object: T) {
 /**
  * Runs a job for a request.
  *
- * @param closing aborted when the app ends what runs: then an answer is an error with 503.
+ * @throws RequestError 429 for a full queue, 408 and 503 where the time is over or the app closes before the answer is whole.
  */
-export async function answer<Whole>(c: Context, job: Job, form: Form<Whole>, closing: AbortSignal) {
-  const signal = AbortSignal.any([c.req.raw.signal, closing]);
-  if (job.request.stream) {
-    return sendEvents(c, (hungUp) => events(job, form, AbortSignal.any([signal, hungUp]), closing));
+export async function answer<Whole>(c: Context, asked: Job, form: Form<Whole>, operation: Operation) {
+  const { model: { name, engine, tokenizer }, tasks, request } = asked;
+  const { requestSeconds, pingSeconds, logPrompts } = operation.options;
+  const record = recordOf(c);
+  record.begin(name, asked.promptTokens);
+  if (logPrompts) record.prompts = tasks.map(({ prompt }) => tokenizer.decode(prompt.tokens));
+  using resources = new DisposableStack();
+  resources.use(operation.admission.enter(name, engine.capacity ?? 1, tasks.length));
+  const limit = resources.use(new TimeLimit(requestSeconds, operation.closing));
+  const job = operation.metrics.timed(asked);
+  const client = c.req.raw.signal;
+  if (request.stream) {
+    const held = resources.move();
+    const make = (hungUp: AbortSignal) =>
+      events({ job, form, limit, record, held, client: AbortSignal.any([client, hungUp]) });
+    return sendEvents(c, make, { ping: pingSeconds * 1000, record });
   }
-  const choices = await collect(job, signal);
-  if (closing.aborted) throw theEnd();
+  const choices = await collect(job, AbortSignal.any([client, limit.signal]));
+  for (const choice of choices) record.take(choice.generated, choice.finish);
+  limit.check();
+  if (client.aborted) record.cancel();
   return c.json(await form.whole(choices, usageOf(job, generatedIn(choices))), 200);
 }
 
-async function* events<Whole>(
-  job: Job,
-  form: Form<Whole>,
-  signal: AbortSignal,
-  closing: AbortSignal,
-): AsyncGenerator<unknown> {
+interface Streamed<Whole> {
+  readonly job: Job;
+  readonly form: Form<Whole>;
+  readonly limit: TimeLimit;
+  readonly record: RequestRecord;
+  readonly held: Disposable;
+  /** Aborted when the client is gone. */
+  readonly client: AbortSignal;
+}
+
+async function* events<Whole>({ job, form, limit, record, held, client }: Streamed<Whole>): AsyncGenerator<unknown> {
+  using _ = held;
   let total = 0;
-  for await (const delta of run(job, signal)) {
+  for await (const delta of run(job, AbortSignal.any([client, limit.signal]))) {
     total += delta.generated;
+    record.take(delta.generated, delta.finish);
     yield* form.events(delta);
   }
-  if (closing.aborted) throw theEnd();
+  limit.check();
+  if (client.aborted) record.cancel();
   if (job.request.stream_options?.include_usage) yield form.usage(usageOf(job, total));
+}
+
+/** Ends what takes too long, or what the app's closing ends. */
+class TimeLimit implements Disposable {
+  readonly signal: AbortSignal;
+  readonly #late = new AbortController();
+  readonly #timer: ReturnType<typeof setTimeout>;
+
+  constructor(readonly seconds: number, readonly closing: AbortSignal) {
+    this.#timer = setTimeout(() => this.#late.abort(), seconds * 1000);
+    this.signal = AbortSignal.any([this.#late.signal, closing]);
+  }
+
+  /** Throws what the client is told, where the limit has ended its answer. */
+  check(): void {
+    if (this.closing.aborted) throw closingError();
+    if (this.#late.signal.aborted) {
+      throw new RequestError(408, `Ask for less: the answer took more than ${this.seconds} s`, null, "request_timeout");
+    }
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+  }
 }
 
 /** What the tokens of a job and its answer come to. */
 function usageOf({ promptTokens }: Job, generated: number): Usage {
   return { prompt_tokens: promptTokens, completion_tokens: generated, total_tokens: promptTokens + generated };
 }
-
-const theEnd = () => new RequestError(503, "The server is closing", null, "model_unavailable");

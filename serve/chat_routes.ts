@@ -3,7 +3,7 @@ import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { answer } from "./answer.ts";
 import { chatForm, prepareChat } from "./chat_completions.ts";
 import { ChatCompletion, ChatRequest, checkChatRequest } from "./chat_protocol.ts";
-import type { Models } from "./models.ts";
+import type { Operation } from "./operation.ts";
 import { errors, json } from "./protocol.ts";
 
 const chatRoute = createRoute({
@@ -19,12 +19,11 @@ const chatRoute = createRoute({
   },
 });
 
-/** Adds the route; `closing` is aborted when the app ends what runs. */
-export function addChat(app: OpenAPIHono, models: Models, closing: AbortSignal): void {
+export function addChat(app: OpenAPIHono, operation: Operation): void {
   app.openapi(chatRoute, async (c) => {
     const request = c.req.valid("json");
     checkChatRequest(request);
-    const job = prepareChat(await models.get(request.model, "model"), request);
-    return await answer(c, job, chatForm(job), closing);
+    const job = prepareChat(await operation.models.get(request.model, "model"), request);
+    return await answer(c, job, chatForm(job), operation);
   });
 }

@@ -3,7 +3,7 @@ import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { answer } from "./answer.ts";
 import { completionForm } from "./completions.ts";
 import { prepare } from "./job.ts";
-import type { Models } from "./models.ts";
+import type { Operation } from "./operation.ts";
 import { checkRequest, Completion, CompletionRequest, errors, json } from "./protocol.ts";
 
 const completionsRoute = createRoute({
@@ -19,12 +19,11 @@ const completionsRoute = createRoute({
   },
 });
 
-/** Adds the route; `closing` is aborted when the app ends what runs. */
-export function addCompletions(app: OpenAPIHono, models: Models, closing: AbortSignal): void {
+export function addCompletions(app: OpenAPIHono, operation: Operation): void {
   app.openapi(completionsRoute, async (c) => {
     const request = c.req.valid("json");
     checkRequest(request);
-    const job = prepare(await models.get(request.model, "model"), request);
-    return await answer(c, job, completionForm(job), closing);
+    const job = prepare(await operation.models.get(request.model, "model"), request);
+    return await answer(c, job, completionForm(job), operation);
   });
 }

@@ -9,6 +9,7 @@ import {
   checkPrompt,
   defaultSampling,
   type Engine,
+  type EngineStats,
   type Generated,
   type Sampling,
   type TokenLogprob,
@@ -44,21 +45,6 @@ export interface EngineOptions {
   readonly kvMemory?: number;
 }
 
-/** What an engine is doing, and has done since it was made. */
-export interface EngineStats {
-  readonly running: number;
-  readonly waiting: number;
-  readonly blocks: number;
-  readonly freeBlocks: number;
-  readonly steps: number;
-  /** Rows that were computed, each a token of a prompt or a chosen one. */
-  readonly rows: number;
-  /** Tokens that were not computed because others had the same beginning. */
-  readonly reusedTokens: number;
-  /** How often a sequence gave way and was computed again. */
-  readonly preemptions: number;
-}
-
 /**
  * Makes an engine over a model's own weights; one at a time for a model. Its cache stands until the model is disposed.
  *
@@ -71,6 +57,7 @@ export function createEngine(model: Model, options: EngineOptions = {}): CachedE
 
 /** The engine; made by `createEngine`. */
 export class CachedEngine implements Engine {
+  readonly capacity: number;
   readonly #readback: Readback;
   readonly #scheduler: Scheduler<Request>;
   readonly #runner: Runner;
@@ -78,6 +65,7 @@ export class CachedEngine implements Engine {
   #closed = false;
   #steps = 0;
   #rows = 0;
+  readonly #stepSizes: number[];
 
   constructor(readonly model: Model, options: EngineOptions) {
     this.#readback = options.readback ?? { tokens: 8, milliseconds: 25 };
@@ -88,6 +76,8 @@ export class CachedEngine implements Engine {
     const limits = limitsOf(model, options);
     const blocks = new Blocks(blockCount(model, limits.maxSequences, options.kvMemory), BLOCK);
     this.#scheduler = new Scheduler(blocks, limits);
+    this.#stepSizes = new Array(Math.ceil(Math.log2(limits.maxBatchedTokens)) + 1).fill(0);
+    this.capacity = limits.maxSequences;
     this.#runner = new Runner(model, blocks, { ...limits, lookahead: tokens });
   }
 
@@ -108,6 +98,7 @@ export class CachedEngine implements Engine {
       freeBlocks: blocks.free,
       steps: this.#steps,
       rows: this.#rows,
+      stepSizes: [...this.#stepSizes],
       reusedTokens: reused,
       preemptions,
     };
@@ -180,7 +171,9 @@ export class CachedEngine implements Engine {
     const chunks = alone ? [alone] : this.#scheduler.schedule();
     if (chunks.length === 0) return; // those that were left have gone
     this.#steps++;
-    this.#rows += chunks.reduce((sum, { count }) => sum + count, 0);
+    const rows = chunks.reduce((sum, { count }) => sum + count, 0);
+    this.#rows += rows;
+    this.#stepSizes[Math.ceil(Math.log2(rows))]++;
     const taken = alone ? [await this.#runner.alone(alone)] : await this.#runner.step(chunks);
     const milliseconds = performance.now() - start;
     for (const [i, chunk] of chunks.entries()) {

@@ -35,7 +35,7 @@ export const ErrorBody = z.object({
 }).openapi("Error");
 export type ErrorBody = z.infer<typeof ErrorBody>;
 
-/** What was thrown while a request was answered: the client's fault where it is known to be, else the server's, which is logged. */
+/** What was thrown while a request was answered: the client's fault where it is known to be, else the server's. */
 export function toRequestError(error: unknown): RequestError {
   if (error instanceof RequestError) return error;
   if (error instanceof HTTPException && error.status === 415) {
@@ -43,7 +43,6 @@ export function toRequestError(error: unknown): RequestError {
   }
   if (error instanceof HTTPException) return new RequestError(400, "Send valid JSON as the request body");
   if (error instanceof RangeError) return new RequestError(400, error.message);
-  console.error(error);
   return new RequestError(
     500,
     `The generation failed: ${error instanceof Error ? error.message : error}`,

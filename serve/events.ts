@@ -2,10 +2,13 @@
 import type { Context } from "hono";
 import { streamSSE } from "hono/streaming";
 import { toRequestError } from "./errors.ts";
+import type { RequestRecord } from "./record.ts";
 
 export interface EventOptions {
   /** Milliseconds without an event after which a comment says that the connection lives. Default: 15 s. */
   readonly ping?: number;
+  /** Told when the answer fails and when it ends. */
+  readonly record?: RequestRecord;
 }
 
 /**
@@ -16,9 +19,10 @@ export interface EventOptions {
 export function sendEvents(
   c: Context,
   make: (hungUp: AbortSignal) => AsyncIterable<unknown>,
-  { ping = 15_000 }: EventOptions = {},
+  { ping = 15_000, record }: EventOptions = {},
 ): Response {
   const hungUp = new AbortController();
+  record?.stream();
   c.header("X-Accel-Buffering", "no"); // proxies must not collect events
   return streamSSE(c, async (stream) => {
     stream.onAbort(() => hungUp.abort());
@@ -31,9 +35,11 @@ export function sendEvents(
     try {
       for await (const event of make(hungUp.signal)) await send(event);
     } catch (error) {
+      record?.fail(error);
       await send(toRequestError(error).body);
     } finally {
       clearInterval(pings);
+      record?.end();
     }
     await stream.writeSSE({ data: "[DONE]" });
   });
