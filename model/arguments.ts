@@ -207,7 +207,8 @@ function wanted({ kind, choices, min, max }: Field<unknown>): string {
 export function helpText(usage: string, table: Table): string {
   const rows = Object.entries(table).map(([name, field]) => {
     const value = field.kind === "flag" ? "" : ` ${valueName(field)}`;
-    return [`--${kebab(name)}${value}`, field.help + defaultNote(field)];
+    const option = field.kind === "flag" && field.default ? `--no-${kebab(name)}` : `--${kebab(name)}`;
+    return [`${option}${value}`, field.help + defaultNote(field)];
   });
   rows.push(["--help", "print this and end"]);
   const width = Math.min(30, Math.max(...rows.map(([flag]) => flag.length)));

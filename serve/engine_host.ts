@@ -1,8 +1,7 @@
 /** The Worker's end of an engine: opens it when asked, answers requests, hears aborts meanwhile. Knows no model and no GPU. */
 import { setImmediate } from "node:timers";
-import type { Engine, Sampling } from "../model/generate.ts";
-import type { WeightFormat } from "../model/scope.ts";
-import { type FromWorker, toFailure, type ToWorker } from "./wire.ts";
+import type { Engine, EngineStats, Sampling } from "../model/generate.ts";
+import { type FromWorker, type OpenEngineOptions, toFailure, type ToWorker } from "./wire.ts";
 
 /** The Worker's global scope, as far as it is needed here. */
 export interface WorkerPort {
@@ -15,8 +14,11 @@ export interface WorkerPort {
 export type OpenEngine = (
   folder: string,
   resources: AsyncDisposableStack,
-  dtype?: WeightFormat,
+  options: OpenEngineOptions,
 ) => Promise<Engine>;
+
+/** Milliseconds between reports of what the engine is doing. */
+const REPORT = 200;
 
 /** Serves an engine to the thread that made this Worker. */
 export function hostEngine(port: WorkerPort, open: OpenEngine): void {
@@ -29,6 +31,7 @@ class EngineHost {
   readonly #aborts = new Map<number, AbortController>();
   readonly #running = new Set<Promise<void>>();
   #engine!: Engine;
+  #reported: EngineStats | undefined;
 
   constructor(readonly port: WorkerPort, readonly open: OpenEngine) {}
 
@@ -47,9 +50,10 @@ class EngineHost {
   async #handle(message: Exclude<ToWorker, { type: "close" }>): Promise<void> {
     switch (message.type) {
       case "open": {
-        this.#engine = await this.open(message.folder, this.#resources, message.dtype);
-        const { contextLength, vocabSize } = this.#engine;
-        return this.#post({ type: "opened", contextLength, vocabSize });
+        this.#engine = await this.open(message.folder, this.#resources, message.options);
+        const { contextLength, vocabSize, capacity } = this.#engine;
+        this.#resources.adopt(setInterval(() => this.#report(), REPORT), clearInterval);
+        return this.#post({ type: "opened", facts: { contextLength, vocabSize, capacity } });
       }
       case "generate":
         return await this.#generate(message.id, message.prompt, message.sampling);
@@ -60,6 +64,19 @@ class EngineHost {
       case "abort":
         return this.#aborts.get(message.id)?.abort();
     }
+  }
+
+  /** Tells what the engine is doing, where that has changed. */
+  #report(): void {
+    const { stats } = this.#engine;
+    const before = this.#reported;
+    if (
+      !stats || (before?.steps === stats.steps && before.running === stats.running && before.waiting === stats.waiting)
+    ) {
+      return;
+    }
+    this.#reported = stats;
+    this.#post({ type: "stats", stats });
   }
 
   async #generate(id: number, prompt: Uint32Array, sampling: Sampling): Promise<void> {

@@ -17,24 +17,13 @@ import { writeAllSync } from "../model/files.ts";
 import { weightFormats } from "../model/scope.ts";
 import { reportFailure } from "../model/report.ts";
 import { findModel, type ModelPath, modelSource, newestRun, openModel } from "./open_model.ts";
-import { curlCommand, startServer } from "./server.ts";
+import { createLog } from "./log.ts";
+import type { ModelSource } from "./models.ts";
+import { curlCommand, type RunningServer, startServer } from "./server.ts";
+import { describeSettings, engineOf, operationOf, readSettings, type Settings, settingsHelp } from "./settings.ts";
 import { describeSpeed, writeCompletion } from "./terminal.ts";
 
 const dtype = choice(weightFormats, "f32", "format of the weights in memory");
-
-const serveFlags = {
-  model: texts(
-    "model folder, or NAME=DIR to serve it under another name; may repeat; by default the newest run under runs/",
-  ),
-  lazy: flag("open models when they are first asked for, not at the start"),
-  chatTemplate: text(
-    "",
-    "Jinja file that writes conversations as the models want them, or chatml; by default their own",
-  ),
-  dtype,
-  host: text("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in"),
-  port: integer(8000, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
-};
 
 const generateFlags = {
   model: text("", "model folder; by default the newest run under runs/"),
@@ -97,32 +86,45 @@ function write(text: string): void {
 }
 
 async function serve(args: readonly string[]): Promise<void> {
-  const usage = "deno task serve [--model DIR]… [--port 8000]\n\nServes models over the OpenAI completions API.";
-  const flags = read(usage, serveFlags, args);
-  if (!flags) return;
-  const model = await Promise.all((flags.model.length > 0 ? flags.model : [""]).map(async (given) => {
+  const settings = await readSettings(args, (name) => Deno.env.get(name));
+  if (!settings) {
+    return console.log(
+      settingsHelp("deno task serve [--model DIR]… [--port 8000]\n\nServes models over the OpenAI API.").trimEnd(),
+    );
+  }
+  const operation = operationOf(settings);
+  const sources = await sourcesOf(settings);
+  const signal = untilSignal();
+  const log = createLog({ level: settings.logLevel, format: settings.logFormat });
+  const starting = startServer({ hostname: settings.host, port: settings.port, model: sources, log, ...operation });
+  const server = await Promise.race([starting, aborted(signal)]);
+  if (!server) return; // a signal came while loading: leaving ends the Workers
+  announce(server, settings);
+  await aborted(signal);
+  console.error(`Closing: answers under way have ${settings.drainSeconds} s; a second signal ends them`);
+  await server.drain(settings.drainSeconds);
+  await server[Symbol.asyncDispose]();
+}
+
+async function sourcesOf(settings: Settings): Promise<ModelSource[]> {
+  const { dtype, lazy, chatTemplate } = settings;
+  const options = { dtype, lazy, chatTemplate: chatTemplate || undefined, engine: engineOf(settings), warm: true };
+  return await Promise.all((settings.model.length > 0 ? settings.model : [""]).map(async (given) => {
     const path = await find(given);
-    const source = await modelSource(path, {
-      dtype: flags.dtype,
-      warm: true,
-      lazy: flags.lazy,
-      chatTemplate: flags.chatTemplate || undefined,
-    });
+    const source = await modelSource(path, options);
     return { ...source, open: () => (console.error(`Loading ${path.folder}`), source.open()) };
   }));
-  const signal = untilSignal();
-  const starting = startServer({ hostname: flags.host, port: flags.port, model });
-  const server = await Promise.race([starting, aborted(signal)]);
-  if (!server) return; // a signal came while loading: leaving ends the Worker
-  const { infos, open } = server.models;
-  console.log(`Serving ${infos.map(({ id }) => id).join(", ")} at ${server.url}/v1`);
-  for (const { name, engine } of open) {
-    console.log(`  ${name}: context ${engine.contextLength}, vocabulary ${engine.vocabSize}`);
+}
+
+function announce({ models, url }: RunningServer, settings: Settings): void {
+  console.error(describeSettings(settings));
+  console.log(`Serving ${models.infos.map(({ id }) => id).join(", ")} at ${url}/v1`);
+  for (const { name, engine, chat } of models.open) {
+    const kind = chat ? "chats and completes" : "completes; --chat-template makes it chat";
+    console.log(`  ${name}: context ${engine.contextLength}, vocabulary ${engine.vocabSize}, ${kind}`);
   }
-  console.log(`Try it:\n  ${curlCommand(server.url, infos[0].id)}`);
-  await aborted(signal);
-  console.error("Closing");
-  await server[Symbol.asyncDispose]();
+  console.log(`Playground: ${url}/`);
+  console.log(`Try it:\n  ${curlCommand(url, models.infos[0].id, settings.apiKey.length > 0)}`);
 }
 
 async function generate(args: readonly string[]): Promise<void> {

@@ -5,12 +5,12 @@ import { standingFolder } from "../model/files.ts";
 import { defaultSampling } from "../model/generate.ts";
 import { Fields, readJson } from "../model/json_fields.ts";
 import { modelFolder, newestTrained, RUNS } from "../model/runs.ts";
-import type { WeightFormat } from "../model/scope.ts";
 import { readChat } from "./chat.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./job.ts";
 import type { ModelSource } from "./models.ts";
 import { openRemoteEngine } from "./remote_engine.ts";
+import type { OpenEngineOptions } from "./wire.ts";
 
 /** A model folder and what requests call it. */
 export interface ModelPath {
@@ -52,9 +52,7 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
   return [];
 }
 
-export interface OpenModelOptions {
-  /** Format of the weights in memory. Default: f32. */
-  readonly dtype?: WeightFormat;
+export interface OpenModelOptions extends OpenEngineOptions {
   /** A Jinja file, or `chatml`, in place of the model's own chat template. */
   readonly chatTemplate?: string;
   /** Makes all programs of usual requests ready, so that the first request is as fast as others. Default: no. */
@@ -79,7 +77,7 @@ const WARMING = [1, 17, 128, 144];
  */
 export async function openModel(
   model: string | ModelPath,
-  { dtype, warm = false, chatTemplate }: OpenModelOptions = {},
+  { dtype, engine: engineOptions, warm = false, chatTemplate }: OpenModelOptions = {},
 ): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
@@ -87,7 +85,7 @@ export async function openModel(
   const named = await readStopTokens(path.folder);
   const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
   const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
-  const engine = await openRemoteEngine(worker, path.folder, dtype);
+  const engine = await openRemoteEngine(worker, path.folder, { dtype, engine: engineOptions });
   try {
     const lengths = WARMING.filter((length) => length <= engine.contextLength);
     for (const length of warm ? lengths : [1]) {

@@ -38,6 +38,9 @@ export interface OperationOptions {
 
 const defaults = { maxQueue: 256, maxBodyBytes: 4 * 2 ** 20, bodySeconds: 30, requestSeconds: 600, pingSeconds: 15 };
 
+/** Asked every few seconds by those that watch: not logged where all is well, and answered to the end. */
+const WATCHED = new Set(["/health", "/ready", "/metrics"]);
+
 const METHODS = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);
 
 /** What all requests of an app share. */
@@ -100,9 +103,8 @@ export class Operation {
   }
 
   #refuseWhileDraining(): MiddlewareHandler {
-    const about = new Set(["/health", "/ready", "/metrics"]);
     return async (c, next) => {
-      if (this.#draining && !about.has(c.req.path)) throw closingError();
+      if (this.#draining && !WATCHED.has(c.req.path)) throw closingError();
       await next();
     };
   }
@@ -112,6 +114,7 @@ export class Operation {
     const method = METHODS.has(record.method) ? record.method : OTHER;
     this.metrics.ended(record, { path, method });
     const { failure } = record;
+    if (WATCHED.has(record.path) && record.status === 200) return;
     this.#log[failure === undefined ? "info" : "error"]("request", {
       id: record.id,
       method: record.method,

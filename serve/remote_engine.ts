@@ -1,8 +1,14 @@
 /** An engine that works in a Worker, seen from the thread that asks it. Knows no model and no GPU. */
-import type { Engine, Generated, Sampling } from "../model/generate.ts";
-import type { WeightFormat } from "../model/scope.ts";
+import type { Engine, EngineStats, Generated, Sampling } from "../model/generate.ts";
 import { Inbox } from "./inbox.ts";
-import { fromFailure, type FromWorker, type Scores, type ToWorker } from "./wire.ts";
+import {
+  type EngineFacts,
+  fromFailure,
+  type FromWorker,
+  type OpenEngineOptions,
+  type Scores,
+  type ToWorker,
+} from "./wire.ts";
 
 /** How long a Worker may take to close by itself, in milliseconds. */
 const closingTime = 3000;
@@ -14,13 +20,13 @@ const closingTime = 3000;
 export async function openRemoteEngine(
   worker: Worker,
   folder: string,
-  dtype?: WeightFormat,
+  options: OpenEngineOptions = {},
 ): Promise<RemoteEngine> {
   const wire = new Wire(worker);
-  wire.post({ type: "open", folder, dtype });
+  wire.post({ type: "open", folder, options });
   const answer = await wire.general.next();
   if (!(answer instanceof Error) && answer.type === "opened") {
-    return new RemoteEngine(wire, answer.contextLength, answer.vocabSize);
+    return new RemoteEngine(wire, answer.facts);
   }
   worker.terminate();
   throw answer;
@@ -36,6 +42,8 @@ class Wire {
   readonly #inboxes = new Map<number, Answers>();
   #nextId = 0;
   #gone: Error | undefined;
+  /** What the engine was doing lately. */
+  stats: EngineStats | undefined;
 
   constructor(readonly worker: Worker) {
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#sort(data);
@@ -72,7 +80,8 @@ class Wire {
   }
 
   #sort(message: FromWorker): void {
-    if ("id" in message && message.id !== undefined) this.#inboxes.get(message.id)?.push(message);
+    if (message.type === "stats") this.stats = message.stats;
+    else if ("id" in message && message.id !== undefined) this.#inboxes.get(message.id)?.push(message);
     else this.general.push(message.type === "failed" ? fromFailure(message.failure) : message);
   }
 }
@@ -82,8 +91,20 @@ export class RemoteEngine implements Engine {
   readonly #wire: Wire;
   #failing = false;
 
-  constructor(wire: Wire, readonly contextLength: number, readonly vocabSize: number) {
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  readonly capacity: number | undefined;
+
+  constructor(wire: Wire, { contextLength, vocabSize, capacity }: EngineFacts) {
     this.#wire = wire;
+    this.contextLength = contextLength;
+    this.vocabSize = vocabSize;
+    this.capacity = capacity;
+  }
+
+  /** As of a moment ago. */
+  get stats(): EngineStats | undefined {
+    return this.#wire.stats;
   }
 
   /** False from a failure that was not the request's fault until a request succeeds, and for ever once the Worker is gone. */

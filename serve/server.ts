@@ -11,7 +11,10 @@ export interface ServerOptions extends AppOptions {
   readonly port: number;
 }
 
+/** Disposed of, it ends what is under way; drained before, there is little of it. */
 export interface RunningServer extends AsyncDisposable {
+  /** Takes no more requests, and waits for those under way, so many seconds at most. */
+  drain(seconds: number): Promise<void>;
   /** `http://host:port`, as a client on this machine reaches it. */
   readonly url: string;
   readonly models: Models;
@@ -25,21 +28,29 @@ const closingTime = 3000;
  * Throws UserError where the port can't be had, or what opening a model throws.
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  let answer = (_: Request): Response | Promise<Response> => {
+  let answer: Deno.ServeHandler<Deno.NetAddr> = () => {
     const error = new RequestError(503, "Wait: the model is being loaded", null, "model_loading", {
       "Retry-After": "1",
     });
     return Response.json(error.body, { status: error.status, headers: error.headers });
   };
   await using resources = new AsyncDisposableStack();
-  const server = resources.adopt(listen(options, (request) => answer(request)), shutDown);
+  const server = resources.adopt(listen(options, (request, info) => answer(request, info)), shutDown);
   const app = resources.use(await createApp(options));
   answer = app.fetch;
   const owned = resources.move();
-  return { url: urlOf(server.addr), models: app.models, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return {
+    url: urlOf(server.addr),
+    models: app.models,
+    drain: app.drain,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
 }
 
-function listen({ hostname, port }: ServerOptions, answer: Deno.ServeHandler): Deno.HttpServer<Deno.NetAddr> {
+function listen(
+  { hostname, port }: ServerOptions,
+  answer: Deno.ServeHandler<Deno.NetAddr>,
+): Deno.HttpServer<Deno.NetAddr> {
   try {
     return Deno.serve({ hostname, port, onListen: () => {} }, answer);
   } catch (error) {
@@ -67,7 +78,7 @@ function urlOf({ hostname, port }: Deno.NetAddr): string {
 }
 
 /** A command line that asks the server for a streamed completion, to be pasted into a shell. */
-export function curlCommand(url: string, model: string): string {
+export function curlCommand(url: string, model: string, withKey = false): string {
   const body = JSON.stringify({
     model,
     prompt: "The people",
@@ -76,5 +87,6 @@ export function curlCommand(url: string, model: string): string {
     top_p: 0.9,
     stream: true,
   });
-  return `curl -N ${url}/v1/completions -H 'content-type: application/json' -d ${shellWord(body)}`;
+  const key = withKey ? ` -H "authorization: Bearer $WGPT_API_KEY"` : "";
+  return `curl -N ${url}/v1/completions${key} -H 'content-type: application/json' -d ${shellWord(body)}`;
 }

@@ -1,12 +1,20 @@
 /** What passes between a Worker with an engine and the thread that asks it: messages and errors as plain data. Knows neither end. */
 import { UserError } from "../model/errors.ts";
 import type { WeightFormat } from "../model/scope.ts";
-import type { Generated, Sampling, TokenLogprob } from "../model/generate.ts";
+import type { Engine, EngineStats, Generated, Sampling, TokenLogprob } from "../model/generate.ts";
+import type { EngineOptions } from "./engine.ts";
 
 export type Scores = readonly (TokenLogprob | null)[];
 
+/** How a Worker opens a model. */
+export interface OpenEngineOptions {
+  /** Format of the weights in memory. Default: f32. */
+  readonly dtype?: WeightFormat;
+  readonly engine?: EngineOptions;
+}
+
 export type ToWorker =
-  | { readonly type: "open"; readonly folder: string; readonly dtype?: WeightFormat }
+  | { readonly type: "open"; readonly folder: string; readonly options: OpenEngineOptions }
   | { readonly type: "generate"; readonly id: number; readonly prompt: Uint32Array; readonly sampling: Sampling }
   | { readonly type: "score"; readonly id: number; readonly tokens: Uint32Array; readonly top: number }
   | { readonly type: "abort"; readonly id: number }
@@ -14,12 +22,16 @@ export type ToWorker =
 
 /** Without an id a failure is that of opening the folder. */
 export type FromWorker =
-  | { readonly type: "opened"; readonly contextLength: number; readonly vocabSize: number }
+  | { readonly type: "opened"; readonly facts: EngineFacts }
+  | { readonly type: "stats"; readonly stats: EngineStats }
   | { readonly type: "token"; readonly id: number; readonly token: Generated }
   | { readonly type: "scores"; readonly id: number; readonly scores: Scores }
   | { readonly type: "end"; readonly id: number }
   | { readonly type: "failed"; readonly id?: number; readonly failure: Failure }
   | { readonly type: "closed" };
+
+/** What of an engine doesn't change. */
+export type EngineFacts = Pick<Engine, "contextLength" | "vocabSize" | "capacity">;
 
 /** An error as data: structured cloning would lose its class. */
 export interface Failure {

@@ -6,9 +6,9 @@ import { loadModel } from "../model/load.ts";
 import { createEngine } from "./engine.ts";
 import { hostEngine, type WorkerPort } from "./engine_host.ts";
 
-hostEngine(self as unknown as WorkerPort, async (folder, resources, dtype) => {
+hostEngine(self as unknown as WorkerPort, async (folder, resources, { dtype, engine }) => {
   const device = resources.use(await openDevice());
   device.chooser = cachedChoices(device, cacheFolder(), (line) => console.error(`note: ${line}`));
   const model = resources.use(await loadModel(device, folder, { dtype, serving: true }));
-  return resources.use(createEngine(model));
+  return resources.use(createEngine(model, engine));
 });
