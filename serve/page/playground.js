@@ -33,7 +33,7 @@ const announcement = get("announcement", HTMLElement);
 
 const settings = createSettings(form, key);
 const tip = createTip(get("tip", HTMLElement), (label) => tip.shown && goOnFrom(tokens.indexOf(tip.shown), label));
-const tokens = createTokens(get("tokens", HTMLElement), { onShow: (shown) => tip.show(shown), onGoOn: goOnFrom });
+const tokens = createTokens(get("tokens", HTMLElement), { onShow: tip.show, onLeave: tip.leave, onGoOn: goOnFrom });
 
 /** @type {AbortController | undefined} */
 let running;

@@ -33,9 +33,9 @@ export function createSettings(form, key) {
       element instanceof HTMLInputElement || element instanceof HTMLTextAreaElement ||
       element instanceof HTMLSelectElement
     ).filter(({ name }) => name !== "");
-  const showOutputs = () => {
-    for (const output of form.querySelectorAll("output")) {
-      output.textContent = Number(field(output.htmlFor.value)).toFixed(2);
+  const showValues = () => {
+    for (const value of form.querySelectorAll("[data-of]")) {
+      value.textContent = Number(field(value.getAttribute("data-of") ?? "")).toFixed(2);
     }
   };
   /** @param {string} name */
@@ -44,7 +44,7 @@ export function createSettings(form, key) {
     const data = Object.fromEntries(controls().map(({ name, value }) => [name, value]));
     values = { ...values, ...data, tint: String(tint.checked) };
     withStorage(() => localStorage.setItem(kept, JSON.stringify(values)));
-    showOutputs();
+    showValues();
   };
   const showTint = () => document.body.classList.toggle("tinted", tint.checked);
   const unfold = () => details.open = wide.matches;
@@ -59,7 +59,7 @@ export function createSettings(form, key) {
   wide.addEventListener("change", unfold);
   unfold();
   showTint();
-  showOutputs();
+  showValues();
 
   return {
     /** Takes the model that was used last, if it is still there. */

@@ -44,6 +44,8 @@ function make(name, className, text) {
 export function createTip(tip, onPick) {
   /** @type {import("./tokens.js").Shown | undefined} */
   let shown;
+  /** @type {import("./tokens.js").Shown | undefined} */
+  let resting;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
 
@@ -54,10 +56,28 @@ export function createTip(tip, onPick) {
     tip.hidden = true;
   }
 
+  /** @param {import("./tokens.js").Shown} next */
+  function show(next) {
+    clearTimeout(timer);
+    if (next === shown) return;
+    hide();
+    shown = next;
+    tip.replaceChildren(...rows(next.token));
+    tip.hidden = false;
+    place(tip, next.element);
+    next.element.classList.add("shown");
+    next.element.setAttribute("aria-describedby", tip.id);
+  }
+
+  /** @param {import("./tokens.js").Shown} [focused] is shown again, if there is one */
+  function leave(focused) {
+    resting = focused;
+    clearTimeout(timer);
+    timer = setTimeout(() => focused ? show(focused) : hide(), crossing);
+  }
+
   tip.addEventListener("pointerenter", () => clearTimeout(timer));
-  tip.addEventListener("pointerleave", () => {
-    if (shown?.element !== document.activeElement) hide();
-  });
+  tip.addEventListener("pointerleave", () => leave(resting));
   tip.addEventListener("pointerdown", (event) => event.preventDefault()); // the focus stays
   tip.addEventListener("click", ({ target }) => {
     const row = target instanceof Element ? target.closest("[data-label]") : null;
@@ -70,22 +90,8 @@ export function createTip(tip, onPick) {
       return shown;
     },
     hide,
-    /** @param {import("./tokens.js").Shown | undefined} next */
-    show(next) {
-      clearTimeout(timer);
-      if (!next) {
-        timer = setTimeout(hide, crossing);
-        return;
-      }
-      if (next === shown) return;
-      hide();
-      shown = next;
-      tip.replaceChildren(...rows(next.token));
-      tip.hidden = false;
-      place(tip, next.element);
-      next.element.classList.add("shown");
-      next.element.setAttribute("aria-describedby", tip.id);
-    },
+    show,
+    leave,
   };
 }
 

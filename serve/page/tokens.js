@@ -21,10 +21,11 @@ export const isBytes = (label) => label.startsWith("bytes:\\x");
 /**
  * @param {HTMLElement} container
  * @param {object} hooks
- * @param {(shown: Shown | undefined) => void} hooks.onShow where pointer or focus came to a token or left all
+ * @param {(shown: Shown) => void} hooks.onShow where pointer or focus comes to a token
+ * @param {(focused?: Shown) => void} hooks.onLeave where pointer or focus leaves; a token may still have the focus
  * @param {(index: number, label: string | undefined) => void} hooks.onGoOn from a token, perhaps from another in its place
  */
-export function createTokens(container, { onShow, onGoOn }) {
+export function createTokens(container, { onShow, onLeave, onGoOn }) {
   /** @type {Shown[]} */
   let all = [];
   /** @type {string[]} code points */
@@ -67,11 +68,11 @@ export function createTokens(container, { onShow, onGoOn }) {
     for (const { element } of all) element.tabIndex = element === target ? 0 : -1;
     onShow(all[index]);
   });
-  container.addEventListener("focusout", () => onShow(undefined));
+  container.addEventListener("focusout", () => onLeave());
   container.addEventListener("pointerover", ({ target, pointerType }) => {
     if (pointerType !== "touch" && indexOf(target) >= 0) onShow(all[indexOf(target)]);
   });
-  container.addEventListener("pointerleave", () => onShow(all[indexOf(document.activeElement)]));
+  container.addEventListener("pointerleave", () => onLeave(all[indexOf(document.activeElement)]));
   container.addEventListener("keydown", (event) => {
     const at = indexOf(event.target);
     if (at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -108,7 +109,7 @@ export function createTokens(container, { onShow, onGoOn }) {
       text = [];
       start = 0;
       container.replaceChildren();
-      onShow(undefined);
+      onLeave();
     },
     /**
      * Ends the text behind a token, or before it and with another one in its place.
