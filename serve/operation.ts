@@ -1,6 +1,6 @@
 /** How an app is run: its limits, who may ask, what is logged and counted, and how it comes to rest. It knows no route. */
 import type { OpenAPIHono } from "@hono/zod-openapi";
-import type { Context, MiddlewareHandler } from "hono";
+import type { MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
 import { requestId } from "hono/request-id";
@@ -79,7 +79,7 @@ export class Operation {
     app.use(this.#refuseWhileDraining());
     if (apiKeys.length > 0) app.use(requireKey(apiKeys));
     if (rateLimit !== undefined) app.use(limitRate(rateLimit));
-    app.use(bodyLimit({ maxSize: maxBodyBytes, onError: () => tooLarge(maxBodyBytes) }), readBody(bodySeconds));
+    app.use(readBody(maxBodyBytes, bodySeconds));
   }
 
   /** The paths that are counted apart; called when the app has all of its routes. */
@@ -148,25 +148,25 @@ function tooLarge(maxBodyBytes: number): never {
   throw new RequestError(413, `Send a body of at most ${maxBodyBytes} bytes`, null, "body_too_large");
 }
 
-/** Reads a body as a whole before its route does, so that one that never comes holds nothing up. */
-function readBody(seconds: number): MiddlewareHandler {
+/** Reads a body as a whole before its route does, so that neither its size nor one that never comes holds anything up. */
+function readBody(maxBytes: number, seconds: number): MiddlewareHandler {
+  const limited = bodyLimit({ maxSize: maxBytes, onError: () => tooLarge(maxBytes) });
   return async (c, next) => {
-    if (c.req.raw.body !== null) await inTime(c, seconds);
+    if (c.req.raw.body !== null) await inTime(() => limited(c, async () => void await c.req.arrayBuffer()), seconds);
     await next();
   };
 }
 
-async function inTime(c: Context, seconds: number): Promise<void> {
+async function inTime(read: () => Promise<unknown>, seconds: number): Promise<void> {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    late.reject(
-      new RequestError(408, `Send the whole body within ${seconds} s`, null, "body_timeout", { Connection: "close" }),
-    );
+    const headers = { Connection: "close" };
+    late.reject(new RequestError(408, `Send the whole body within ${seconds} s`, null, "body_timeout", headers));
   }, seconds * 1000);
   try {
-    await Promise.race([c.req.arrayBuffer(), late.promise]);
+    await Promise.race([read(), late.promise]);
   } catch (error) {
-    if (error instanceof RequestError || (error instanceof Error && error.name === "BodyLimitError")) throw error;
+    if (error instanceof RequestError) throw error;
     throw new RequestError(400, "Send the whole body: its end didn't come");
   } finally {
     clearTimeout(timer);

@@ -82,7 +82,7 @@ Deno.test("seeds repeat, streams equal wholes, two at once are right", async () 
   assert.equal((await app.request("/health")).status, 200);
 });
 
-Deno.test("the serve command: ready, answering the openai client, ended by SIGTERM", async () => {
+Deno.test("the serve command: ready, answering the openai client, finishing its answer after SIGTERM", async () => {
   await using folder = await modelFolder();
   const main = new URL("../../serve/main.ts", import.meta.url).pathname;
   const args = ["run", "--no-prompt", "--no-check", "--allow-read", "--allow-env", "--allow-net", main, "serve"];
@@ -118,9 +118,11 @@ Deno.test("the serve command: ready, answering the openai client, ended by SIGTE
     stream: true,
   });
   let text = "";
-  for await (const event of stream) text += event.choices[0].text;
+  for await (const event of stream) {
+    if (text === "") process.kill("SIGTERM"); // what is under way is finished
+    text += event.choices[0].text;
+  }
   assert.equal(text, answer.choices[0].text);
-  process.kill("SIGTERM");
   assert.equal((await process.status).code, 0);
   await reader.cancel();
 });
