@@ -70,6 +70,8 @@ export interface EngineStats {
   readonly reusedTokens: number;
   /** How often a sequence gave way and was computed again. */
   readonly preemptions: number;
+  /** How often it was opened again after a failure. */
+  readonly restarts?: number;
 }
 
 /** Token ids in, token ids out. Knows nothing of text or HTTP. */

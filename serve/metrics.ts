@@ -37,6 +37,12 @@ const KEPT: readonly Kept[] = [
     type: "counter",
     value: (s) => s.preemptions,
   },
+  {
+    name: "wgpt_engine_restarts_total",
+    help: "How often an engine was opened again after a failure",
+    type: "counter",
+    value: (s) => s.restarts ?? 0,
+  },
 ];
 
 /** Metrics of one app, in a registry of its own. */

@@ -9,7 +9,8 @@ import { readChat } from "./chat.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./job.ts";
 import type { ModelSource } from "./models.ts";
-import { openRemoteEngine } from "./remote_engine.ts";
+import { openLasting } from "./lasting_engine.ts";
+import { openRemoteEngine, type RemoteEngine } from "./remote_engine.ts";
 import type { OpenEngineOptions } from "./wire.ts";
 
 /** A model folder and what requests call it. */
@@ -55,8 +56,8 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
 export interface OpenModelOptions extends OpenEngineOptions {
   /** A Jinja file, or `chatml`, in place of the model's own chat template. */
   readonly chatTemplate?: string;
-  /** Makes all programs of usual requests ready, so that the first request is as fast as others. Default: no. */
-  readonly warm?: boolean;
+  /** Told when the engine fails and is opened again. Default: standard error. */
+  readonly say?: (line: string) => void;
 }
 
 /** A model folder, or NAME=DIR, to be opened at the start or, if lazy, when first asked for. */
@@ -68,38 +69,21 @@ export async function modelSource(
   return { name: path.name, lazy, open: () => openModel(path, options) };
 }
 
-/** Lengths of prompts that between them run every bucket of the engine, as a prompt's middle and as its end. */
-const WARMING = [1, 17, 128, 144];
-
 /**
- * Opens a model folder for serving, its engine in a Worker of its own, and tries it.
+ * Opens a model folder for serving, its engine in a Worker of its own, and tries it. An engine that fails later is opened
+ * again.
  * Throws UserError for a folder that can't be read or a model whose numbers aren't finite.
  */
 export async function openModel(
   model: string | ModelPath,
-  { dtype, engine: engineOptions, warm = false, chatTemplate }: OpenModelOptions = {},
+  { chatTemplate, say = console.error, ...options }: OpenModelOptions = {},
 ): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
   const chat = await readChat(path.folder, tokenizer.config, chatTemplate);
   const named = await readStopTokens(path.folder);
   const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
-  const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
-  const engine = await openRemoteEngine(worker, path.folder, { dtype, engine: engineOptions });
-  try {
-    const lengths = WARMING.filter((length) => length <= engine.contextLength);
-    for (const length of warm ? lengths : [1]) {
-      const trial = engine.generate(new Uint32Array(length), { ...defaultSampling, maxTokens: 1, temperature: 0 });
-      for await (const { logprob } of trial) {
-        if (!Number.isFinite(logprob)) {
-          throw new UserError(`Give another model: ${path.folder} computes numbers that aren't finite`);
-        }
-      }
-    }
-  } catch (error) {
-    await engine[Symbol.asyncDispose]();
-    throw error;
-  }
+  const engine = await openLasting({ open: () => openTried(path.folder, options), say });
   return {
     name: path.name,
     engine,
@@ -109,4 +93,21 @@ export async function openModel(
     healthy: () => engine.healthy,
     [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
   };
+}
+
+async function openTried(folder: string, options: OpenEngineOptions): Promise<RemoteEngine> {
+  const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "engine" });
+  const engine = await openRemoteEngine(worker, folder, options);
+  try {
+    const trial = engine.generate(Uint32Array.of(0), { ...defaultSampling, maxTokens: 1, temperature: 0 });
+    for await (const { logprob } of trial) {
+      if (!Number.isFinite(logprob)) {
+        throw new UserError(`Give another model: ${folder} computes numbers that aren't finite`);
+      }
+    }
+  } catch (error) {
+    await engine[Symbol.asyncDispose]();
+    throw error;
+  }
+  return engine;
 }

@@ -1,6 +1,7 @@
 /** An engine that works in a Worker, seen from the thread that asks it. Knows no model and no GPU. */
-import type { Engine, EngineStats, Generated, Sampling } from "../model/generate.ts";
+import type { EngineStats, Generated, Sampling } from "../model/generate.ts";
 import { Inbox } from "./inbox.ts";
+import type { FragileEngine } from "./lasting_engine.ts";
 import {
   type EngineFacts,
   fromFailure,
@@ -44,6 +45,8 @@ class Wire {
   #gone: Error | undefined;
   /** What the engine was doing lately. */
   stats: EngineStats | undefined;
+  readonly failure = Promise.withResolvers<Error>();
+  failed = false;
 
   constructor(readonly worker: Worker) {
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#sort(data);
@@ -76,20 +79,26 @@ class Wire {
 
   lose(error: Error): void {
     this.#gone ??= error;
+    this.#fail(error);
     for (const inbox of [this.general, ...this.#inboxes.values()]) inbox.push(this.#gone);
   }
 
   #sort(message: FromWorker): void {
+    if (message.type === "failed" && message.failure.name !== "RangeError") this.#fail(fromFailure(message.failure));
     if (message.type === "stats") this.stats = message.stats;
     else if ("id" in message && message.id !== undefined) this.#inboxes.get(message.id)?.push(message);
     else this.general.push(message.type === "failed" ? fromFailure(message.failure) : message);
   }
+
+  #fail(error: Error): void {
+    this.failed = true;
+    this.failure.resolve(error);
+  }
 }
 
 /** The engine's near end, made by `openRemoteEngine`; disposing of it ends the Worker. */
-export class RemoteEngine implements Engine {
+export class RemoteEngine implements FragileEngine {
   readonly #wire: Wire;
-  #failing = false;
 
   readonly contextLength: number;
   readonly vocabSize: number;
@@ -107,9 +116,14 @@ export class RemoteEngine implements Engine {
     return this.#wire.stats;
   }
 
-  /** False from a failure that was not the request's fault until a request succeeds, and for ever once the Worker is gone. */
+  /** False from the first failure that was not a request's fault. */
   get healthy(): boolean {
-    return !this.#failing && !this.#wire.gone;
+    return !this.#wire.failed;
+  }
+
+  /** Resolves with the first failure that was not a request's fault, the loss of the Worker among them. */
+  get failure(): Promise<Error> {
+    return this.#wire.failure.promise;
   }
 
   /** As the engine there does it; ends at once, without a word, when the signal is aborted. */
@@ -125,7 +139,6 @@ export class RemoteEngine implements Engine {
         const message = await this.#read(inbox);
         if (signal?.aborted) return;
         if (message.type !== "token") break;
-        this.#failing = false;
         yield message.token;
       }
       over = true;
@@ -151,9 +164,7 @@ export class RemoteEngine implements Engine {
     const message = await inbox.next();
     if (message instanceof Error) throw message;
     if (message.type !== "failed") return message;
-    const error = fromFailure(message.failure);
-    this.#failing = !(error instanceof RangeError);
-    throw error;
+    throw fromFailure(message.failure);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

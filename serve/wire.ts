@@ -11,6 +11,8 @@ export interface OpenEngineOptions {
   /** Format of the weights in memory. Default: f32. */
   readonly dtype?: WeightFormat;
   readonly engine?: EngineOptions;
+  /** Compiles what usual requests need, so that the first request is as fast as others. Default: no. */
+  readonly warm?: boolean;
 }
 
 export type ToWorker =

@@ -6,9 +6,11 @@ import { loadModel } from "../model/load.ts";
 import { createEngine } from "./engine.ts";
 import { hostEngine, type WorkerPort } from "./engine_host.ts";
 
-hostEngine(self as unknown as WorkerPort, async (folder, resources, { dtype, engine }) => {
+hostEngine(self as unknown as WorkerPort, async (folder, resources, { dtype, engine: options, warm }) => {
   const device = resources.use(await openDevice());
   device.chooser = cachedChoices(device, cacheFolder(), (line) => console.error(`note: ${line}`));
   const model = resources.use(await loadModel(device, folder, { dtype, serving: true }));
-  return resources.use(createEngine(model, engine));
+  const engine = resources.use(createEngine(model, options));
+  if (warm) await engine.warm();
+  return engine;
 });

@@ -78,8 +78,7 @@ Deno.test("errors keep their kind across", async () => {
   await using failing = await open("failing");
   await assert.rejects(all(failing.generate(prompt, some)), /device lost/);
   assert.ok(!failing.healthy);
-  await all(failing.generate(prompt, { ...some, maxTokens: 2 }));
-  assert.ok(failing.healthy);
+  assert.match((await failing.failure).message, /device lost/);
 });
 
 Deno.test("a Worker that dies fails what waits for it, and all that comes later", async () => {
