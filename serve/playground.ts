@@ -4,7 +4,9 @@ import html from "./page/playground.html" with { type: "text" };
 import css from "./page/playground.css" with { type: "text" };
 import style from "./page/style.css" with { type: "text" };
 import icon from "./page/icon.svg" with { type: "text" };
+import clock from "./page/clock.js" with { type: "text" };
 import completion from "./page/completion.js" with { type: "text" };
+import conversation from "./page/conversation.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
 import request from "./page/request.js" with { type: "text" };
 import settings from "./page/settings.js" with { type: "text" };
@@ -19,7 +21,9 @@ export function addPlayground(app: Pick<Hono, "get">): void {
     "playground.css": css,
     "style.css": style,
     "icon.svg": icon,
+    "clock.js": clock,
     "completion.js": completion,
+    "conversation.js": conversation,
     "playground.js": playground,
     "request.js": request,
     "settings.js": settings,

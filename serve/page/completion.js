@@ -15,18 +15,25 @@
  * @property {readonly Token[]} tokens which begin in the text
  * @property {"stop" | "length" | null} finish
  *
- * @typedef {object} CompletionEvent
- * @property {{ message: string }} [error]
- * @property {{
- *   text: string,
- *   finish_reason: "stop" | "length" | null,
- *   logprobs: {
- *     tokens: string[],
- *     token_logprobs: number[],
- *     top_logprobs: Record<string, number>[],
- *     text_offset: number[],
- *   } | null,
- * }[]} [choices]
+ * @typedef {object} Logprobs of a completion; the i-th entries belong together
+ * @property {string[]} tokens
+ * @property {number[]} token_logprobs
+ * @property {Record<string, number>[]} top_logprobs
+ * @property {number[]} text_offset
+ *
+ * @typedef {object} ChatToken
+ * @property {string} token
+ * @property {number} logprob
+ * @property {number[]} bytes
+ * @property {{ token: string, logprob: number }[]} [top_logprobs]
+ *
+ * @typedef {object} Choice of an event: a completion's has `text`, a chat's `delta`
+ * @property {string} [text]
+ * @property {{ content?: string }} [delta]
+ * @property {"stop" | "length" | null} finish_reason
+ * @property {Partial<Logprobs> & { content?: ChatToken[] } | null} logprobs
+ *
+ * @typedef {{ error?: { message: string }, choices?: Choice[] }} AnswerEvent
  */
 
 /** A refusal or a failure, as the server puts it. */
@@ -66,7 +73,7 @@ export async function ask(url, key, init = {}) {
 }
 
 /**
- * Streams a completion. Throws an ApiError where it is refused, fails, breaks off or is aborted on the way.
+ * Streams the answer to a completion or chat request. Throws an ApiError where it is refused, fails, breaks off or is aborted on the way.
  *
  * @param {URL} url
  * @param {object} body
@@ -76,32 +83,56 @@ export async function ask(url, key, init = {}) {
  */
 export async function* complete(url, body, key, signal) {
   const headers = { "Content-Type": "application/json" };
+  const chatToken = chatTokens();
   const response = await ask(url, key, { method: "POST", headers, body: JSON.stringify(body), signal });
   for await (const data of readEvents(/** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (response.body))) {
     if (data === "[DONE]") return;
-    /** @type {CompletionEvent} */
+    /** @type {AnswerEvent} */
     const event = JSON.parse(data);
     if (event.error) throw new ApiError(500, event.error.message);
     for (const choice of event.choices ?? []) {
-      yield { text: choice.text, tokens: tokensOf(choice.logprobs), finish: choice.finish_reason };
+      const { text, delta, finish_reason, logprobs } = choice;
+      const tokens = logprobs?.content?.map(chatToken) ?? completionTokens(logprobs);
+      yield { text: text ?? delta?.content ?? "", tokens, finish: finish_reason };
     }
   }
   throw new ApiError(0, "the answer isn't complete");
 }
 
 /**
- * @param {NonNullable<CompletionEvent["choices"]>[number]["logprobs"]} logprobs
+ * @param {Choice["logprobs"]} logprobs
  * @returns {Token[]}
  */
-function tokensOf(logprobs) {
+function completionTokens(logprobs) {
   return (logprobs?.tokens ?? []).map((label, i) => ({
     label,
-    logprob: logprobs?.token_logprobs[i] ?? 0,
-    offset: logprobs?.text_offset[i] ?? 0,
-    top: Object.entries(logprobs?.top_logprobs[i] ?? {}).map(([label, logprob]) => ({ label, logprob }))
-      .sort((a, b) => b.logprob - a.logprob),
+    logprob: logprobs?.token_logprobs?.[i] ?? 0,
+    offset: logprobs?.text_offset?.[i] ?? 0,
+    top: likeliestFirst(
+      Object.entries(logprobs?.top_logprobs?.[i] ?? {}).map(([label, logprob]) => ({ label, logprob })),
+    ),
   }));
 }
+
+/**
+ * Reads the tokens of a chat's answer in their order: where each begins follows from the bytes before it.
+ *
+ * @returns {(token: ChatToken) => Token}
+ */
+function chatTokens() {
+  const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+  let offset = 0;
+  return ({ token, logprob, bytes, top_logprobs = [] }) => {
+    const begin = offset;
+    offset += [...utf8.decode(Uint8Array.from(bytes), { stream: true })].length;
+    const all = top_logprobs.map((one) => ({ label: one.token, logprob: one.logprob }));
+    if (!all.some(({ label }) => label === token)) all.push({ label: token, logprob });
+    return { label: token, logprob, offset: begin, top: likeliestFirst(all) };
+  };
+}
+
+/** @param {Alternative[]} all */
+const likeliestFirst = (all) => all.sort((a, b) => b.logprob - a.logprob);
 
 /**
  * The data of server-sent events, without comments, however the bytes were cut.
@@ -147,8 +178,8 @@ export function explain(error, withKey) {
   if (status === 0) return `The connection to the server is lost (${message}). Is it still running?`;
   if (status === 401 && withKey) return "The server doesn't take this API key. Enter another and generate again.";
   if (status === 401) return "The server asks for an API key. Enter it and generate again.";
-  if (status === 429) return `Too much is asked of the server. Try again ${when}. (${message})`;
-  if (status === 503) return `The server can't answer yet: ${message}. Try again ${when}.`;
+  if (status === 429) return `The server has too much to do. Try again ${when}.`;
+  if (status === 503) return `The server can't answer yet (${message}). Try again ${when}.`;
   if (status >= 500) return `The server failed: ${message}.`;
   return `${message}.`;
 }

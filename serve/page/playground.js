@@ -1,11 +1,13 @@
 // @ts-check
 /// <reference lib="dom" />
-/** The playground: a prompt and its settings become a request, the answer appears token by token. */
+/** The playground: a prompt or a message becomes a request, the answer appears token by token. */
+import { createClock } from "./clock.js";
 import { ApiError, ask, complete, explain } from "./completion.js";
-import { completionBody, curlCommand } from "./request.js";
+import { createConversation } from "./conversation.js";
+import { chatBody, completionBody, curlCommand } from "./request.js";
 import { createSettings } from "./settings.js";
 import { createTip } from "./tip.js";
-import { createTokens, isBytes } from "./tokens.js";
+import { isBytes } from "./tokens.js";
 
 /**
  * @template {HTMLElement} T
@@ -25,96 +27,134 @@ const generate = get("generate", HTMLButtonElement);
 const goOn = get("continue", HTMLButtonElement);
 const stop = get("stop", HTMLButtonElement);
 const copy = get("copy", HTMLButtonElement);
+const clear = get("clear", HTMLButtonElement);
 const key = get("key", HTMLInputElement);
+const section = get("answer", HTMLElement);
+const heading = get("answer_heading", HTMLElement);
+const promptLabel = get("prompt_label", HTMLElement);
 const output = get("output", HTMLElement);
 const speed = get("speed", HTMLElement);
 const errorLine = get("error", HTMLElement);
 const announcement = get("announcement", HTMLElement);
 
 const settings = createSettings(form, key);
-const tip = createTip(get("tip", HTMLElement), (label) => tip.shown && goOnFrom(tokens.indexOf(tip.shown), label));
-const tokens = createTokens(get("tokens", HTMLElement), { onShow: tip.show, onLeave: tip.leave, onGoOn: goOnFrom });
+const tip = createTip(get("tip", HTMLElement), (shown, label) => {
+  const answer = conversation.answerOf(shown);
+  if (answer) goOnFrom(answer, answer.indexOf(shown), label);
+});
+const conversation = createConversation(get("turns", HTMLElement), { onShow: tip.show, onLeave: tip.leave }, goOnFrom);
 
 /** @type {AbortController | undefined} */
 let running;
 
+/** What to ask, where, with what has been said so far and what is written. @param {{ onwards: boolean }} options */
+function compose({ onwards }) {
+  const values = settings.read();
+  const so = onwards ? conversation.answer?.text ?? "" : "";
+  if (!values.chat) return { url: api("completions"), body: completionBody(values, prompt.value + so), logprobs: 5 };
+  const messages = conversation.messages();
+  if (!onwards) messages.push({ role: "user", content: prompt.value });
+  return { url: api("chat/completions"), body: chatBody(values, messages), logprobs: true, top_logprobs: 5 };
+}
+
 /** @param {string} path of the API, wherever this page is mounted */
 const api = (path) => new URL(`v1/${path}`, document.baseURI);
 
-/** Generates from the prompt, or from the prompt and what has been generated. */
+/** Makes room for an answer to what is written. */
+function beginAnswer() {
+  if (settings.read().chat) {
+    conversation.say(prompt.value);
+    prompt.value = "";
+  } else {
+    conversation.clear();
+  }
+  return conversation.listen();
+}
+
+/** Generates from what is written, or goes on from what has been generated. */
 async function run({ onwards = false } = {}) {
-  if (running || !form.reportValidity()) return;
+  if (running || generate.disabled || !form.reportValidity()) return;
+  if (!onwards && settings.read().chat && prompt.value.trim() === "") return prompt.focus();
+  const { url, body, ...probabilities } = compose({ onwards });
   running = new AbortController();
   const { signal } = running;
   clearError();
-  if (!onwards) tokens.clear();
-  tokens.begin();
+  tip.hide();
+  const answer = onwards && conversation.answer || beginAnswer();
+  answer.begin();
   refresh();
   const clock = createClock();
   let outcome = "stopped";
   try {
-    const body = { ...completionBody(settings.read(), prompt.value + tokens.text), logprobs: 5 };
-    for await (const delta of complete(api("completions"), body, key.value, signal)) {
-      const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 4;
-      tokens.append(delta);
-      if (atEnd) output.scrollTop = output.scrollHeight;
+    for await (const delta of complete(url, { ...body, ...probabilities }, key.value, signal)) {
+      const follow = follower();
+      answer.append(delta);
+      follow();
       clock.count(delta.tokens.length);
       speed.textContent = clock.toString();
-      copy.disabled = false;
       if (delta.finish) outcome = delta.finish === "length" ? "at the length asked for" : "at its end";
     }
   } catch (error) {
     if (!signal.aborted) outcome = fail(error);
+    if (outcome === "" && "messages" in body && answer.length === 0) prompt.value = conversation.takeBack();
   }
   running = undefined;
   refresh();
   speed.textContent = `${clock}${outcome === "" ? "" : ` · ${outcome}`}`;
-  if (outcome !== "") announce(`${clock}, ${outcome}. ${tokens.text}`);
+  if (outcome !== "") announce(`${clock}, ${outcome}. ${answer.text}`);
+}
+
+/** Call what this returns when text has been added: who was at the end stays there. */
+function follower() {
+  const scroller = output.scrollHeight > output.clientHeight ? output : document.documentElement;
+  const atEnd = scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 4;
+  return () => atEnd && scroller.scrollTo({ top: scroller.scrollHeight });
 }
 
 /**
  * Goes on from a token, or from another one in its place.
  *
+ * @param {import("./conversation.js").Tokens} answer
  * @param {number} index
  * @param {string} [label]
  */
-function goOnFrom(index, label) {
+function goOnFrom(answer, index, label) {
   if (running) return announce("Stop first, then go on from a token");
-  if (index < 0 || (label !== undefined && isBytes(label))) return;
+  if (label !== undefined && isBytes(label)) return;
   tip.hide();
-  tokens.cut(index, label);
-  tokens.focus(tokens.length - 1);
+  conversation.backTo(answer);
+  answer.cut(index, label);
+  answer.focus(answer.length - 1);
   run({ onwards: true });
 }
 
 function refresh() {
+  const { chat } = settings.read();
+  const text = conversation.answer?.text ?? "";
   generate.disabled = running !== undefined || models.value === "";
-  goOn.disabled = generate.disabled || tokens.text === "";
+  goOn.disabled = generate.disabled || text === "";
   stop.disabled = !running;
-  copy.disabled = tokens.text === "";
+  copy.disabled = text === "";
+  clear.disabled = running !== undefined || conversation.empty;
   document.body.classList.toggle("running", running !== undefined);
+  document.body.classList.toggle("chat", chat);
 }
 
-/** Counts tokens from the moment it is made; says how fast they come. */
-function createClock() {
-  const begin = performance.now();
-  let first = 0;
-  let last = 0;
-  let count = 0;
-  return {
-    /** @param {number} more */
-    count(more) {
-      last = performance.now();
-      if (count === 0) first = last;
-      count += more;
-    },
-    toString() {
-      if (count === 0) return "0 tokens";
-      const rate = count > 1 && last > first ? ` · ${(1000 * (count - 1) / (last - first)).toFixed(1)} tokens/s` : "";
-      const wait = ` · first after ${((first - begin) / 1000).toFixed(2)} s`;
-      return `${count} token${count === 1 ? "" : "s"}${rate}${wait}`;
-    },
-  };
+/** Where a conversation is held, what is written comes after what was said; a prompt comes before its answer. */
+function arrange() {
+  const { chat } = settings.read();
+  tip.hide();
+  conversation.clear();
+  if (chat) form.before(section);
+  else form.after(section);
+  generate.textContent = chat ? "Send" : "Generate";
+  promptLabel.textContent = chat ? "Message" : "Prompt";
+  heading.textContent = chat ? "Conversation" : "Completion";
+  prompt.placeholder = chat ? "Say something." : "Write the beginning; the model goes on.";
+  prompt.rows = chat ? 2 : 4;
+  speed.textContent = "";
+  clearError();
+  refresh();
 }
 
 /** Says what went wrong, where it can be mended. @param {unknown} error */
@@ -192,20 +232,34 @@ form.addEventListener("submit", (event) => {
 goOn.addEventListener("click", () => run({ onwards: true }));
 stop.addEventListener("click", () => running?.abort());
 key.addEventListener("change", () => models.value === "" && listModels());
-copies(copy, () => prompt.value + tokens.text);
+clear.addEventListener("click", () => {
+  tip.hide();
+  conversation.clear();
+  speed.textContent = "";
+  clearError();
+  refresh();
+  prompt.focus();
+});
+for (const mode of document.getElementsByName("mode")) {
+  mode.addEventListener("change", () => {
+    running?.abort();
+    arrange();
+  });
+}
+copies(copy, () => (settings.read().chat ? "" : prompt.value) + (conversation.answer?.text ?? ""));
 copies(get("curl", HTMLButtonElement), () => {
-  const body = completionBody(settings.read(), prompt.value);
-  return curlCommand(api("completions").href, body, key.value !== "");
+  const { url, body } = compose({ onwards: false });
+  return curlCommand(url.href, body, key.value !== "");
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    run({ onwards: event.shiftKey && tokens.text !== "" });
+    run({ onwards: event.shiftKey && !goOn.disabled });
   } else if (event.key === "Escape") {
     tip.hide();
     running?.abort();
   }
 });
 
-refresh();
+arrange();
 listModels();

@@ -12,18 +12,19 @@
  * @property {number} repetitionPenalty
  * @property {number | undefined} seed
  * @property {readonly string[]} stop
+ * @property {boolean} chat
+ * @property {string} system what the assistant is told first; empty for nothing
+ *
+ * @typedef {{ readonly role: "user" | "assistant", readonly content: string }} Message
  */
 
 /**
- * The body of a completion request; what has no effect is left out.
+ * The fields that every request has; what has no effect is left out.
  *
  * @param {Settings} settings
- * @param {string} prompt
  */
-export function completionBody(settings, prompt) {
+function sampling(settings) {
   return {
-    model: settings.model,
-    prompt,
     max_tokens: settings.maxTokens,
     temperature: settings.temperature,
     top_p: settings.topP,
@@ -33,6 +34,26 @@ export function completionBody(settings, prompt) {
     ...(settings.stop.length > 0 && { stop: settings.stop }),
     ...(settings.seed !== undefined && { seed: settings.seed }),
     stream: true,
+  };
+}
+
+/** @param {Settings} settings @param {string} prompt */
+export const completionBody = (settings, prompt) => ({ model: settings.model, prompt, ...sampling(settings) });
+
+/**
+ * The body of a chat request. A conversation that ends in the assistant's words is gone on with.
+ *
+ * @param {Settings} settings
+ * @param {readonly Message[]} messages
+ */
+export function chatBody(settings, messages) {
+  const system = settings.system === "" ? [] : [{ role: "system", content: settings.system }];
+  const onwards = messages.at(-1)?.role === "assistant";
+  return {
+    model: settings.model,
+    messages: [...system, ...messages],
+    ...(onwards && { continue_final_message: true, add_generation_prompt: false }),
+    ...sampling(settings),
   };
 }
 
@@ -60,7 +81,7 @@ const shellWord = (text) => /^[\w./:-]+$/.test(text) ? text : `'${text.replaceAl
  * @param {boolean} withKey
  */
 export function curlCommand(url, body, withKey) {
-  const key = withKey ? ` \\\n  -H "Authorization: Bearer $API_KEY"` : "";
+  const key = withKey ? ` \\\n  -H "Authorization: Bearer $WGPT_API_KEY"` : "";
   return `curl -N ${shellWord(url)} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d ${
     shellWord(JSON.stringify(body))
   }`;

@@ -41,15 +41,20 @@ export function createSettings(form, key) {
   /** @param {string} name */
   const field = (name) => String(new FormData(form).get(name) ?? "");
   const keep = () => {
-    const data = Object.fromEntries(controls().map(({ name, value }) => [name, value]));
-    values = { ...values, ...data, tint: String(tint.checked) };
+    values = { ...values, ...Object.fromEntries(controls().map(({ name }) => [name, field(name)])) };
+    values.tint = String(tint.checked);
     withStorage(() => localStorage.setItem(kept, JSON.stringify(values)));
     showValues();
   };
   const showTint = () => document.body.classList.toggle("tinted", tint.checked);
   const unfold = () => details.open = wide.matches;
 
-  for (const control of controls()) control.value = values[control.name] ?? control.value;
+  for (const control of controls()) {
+    const kept = values[control.name];
+    if (kept === undefined) continue;
+    if (control instanceof HTMLInputElement && control.type === "radio") control.checked = control.value === kept;
+    else control.value = kept;
+  }
   tint.checked = values.tint !== "false";
   key.value = withStorage(() => sessionStorage.getItem(keptKey)) ?? "";
   form.addEventListener("input", keep);
@@ -81,6 +86,8 @@ export function createSettings(form, key) {
         repetitionPenalty: Number(field("repetition_penalty")),
         seed: seed === "" ? undefined : Number(seed),
         stop: parseStops(field("stop")),
+        chat: field("mode") === "chat",
+        system: field("system"),
       };
     },
   };

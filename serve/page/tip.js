@@ -39,7 +39,7 @@ function make(name, className, text) {
 
 /**
  * @param {HTMLElement} tip
- * @param {(label: string) => void} onPick of an alternative, by pointer
+ * @param {(shown: import("./tokens.js").Shown, label: string) => void} onPick of an alternative, by pointer
  */
 export function createTip(tip, onPick) {
   /** @type {import("./tokens.js").Shown | undefined} */
@@ -81,14 +81,11 @@ export function createTip(tip, onPick) {
   tip.addEventListener("pointerdown", (event) => event.preventDefault()); // the focus stays
   tip.addEventListener("click", ({ target }) => {
     const row = target instanceof Element ? target.closest("[data-label]") : null;
-    if (row instanceof HTMLElement && row.dataset.label !== undefined) onPick(row.dataset.label);
+    if (shown && row instanceof HTMLElement && row.dataset.label !== undefined) onPick(shown, row.dataset.label);
   });
   for (const event of ["scroll", "resize"]) addEventListener(event, () => shown && place(tip, shown.element), true);
 
   return {
-    get shown() {
-      return shown;
-    },
     hide,
     show,
     leave,

@@ -27,7 +27,7 @@ export const isBytes = (label) => label.startsWith("bytes:\\x");
  */
 export function createTokens(container, { onShow, onLeave, onGoOn }) {
   /** @type {Shown[]} */
-  let all = [];
+  const all = [];
   /** @type {string[]} code points */
   let text = [];
   let start = 0; // of the answer that is being written, in `text`
@@ -103,13 +103,6 @@ export function createTokens(container, { onShow, onLeave, onGoOn }) {
       if (delta.tokens.length === 0 && before === 0) container.textContent = text.join(""); // no probabilities
       for (const token of delta.tokens) add(token);
       write(before - 1);
-    },
-    clear() {
-      all = [];
-      text = [];
-      start = 0;
-      container.replaceChildren();
-      onLeave();
     },
     /**
      * Ends the text behind a token, or before it and with another one in its place.

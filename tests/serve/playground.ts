@@ -2,6 +2,7 @@
 import type { Page } from "playwright-core";
 import { createApp } from "../../serve/app.ts";
 import type { ServedModel } from "../../serve/job.ts";
+import { createLog } from "../../serve/log.ts";
 import { type MockEngine, mockEngine, type MockOptions } from "./mock_engine.ts";
 import { bytes, saying } from "./serving.ts";
 
@@ -12,13 +13,15 @@ export interface Served extends AsyncDisposable {
 
 type Handler = (request: Request) => Response | Promise<Response> | undefined;
 
+const log = createLog({ level: "off", format: "text" });
+
 /** A server on a free port; `instead` may answer in the API's place. */
 export async function serve(
   options: MockOptions = saying("Hello"),
-  { instead, ...model }: Partial<ServedModel> & { instead?: Handler } = {},
+  { instead, apiKeys, ...model }: Partial<ServedModel> & { instead?: Handler; apiKeys?: readonly string[] } = {},
 ): Promise<Served> {
   const engine = mockEngine(options);
-  const app = await createApp({ model: { name: "org/mock", engine, tokenizer: bytes, ...model } });
+  const app = await createApp({ model: { name: "org/mock", engine, tokenizer: bytes, ...model }, log, apiKeys });
   const answer = (request: Request) => instead?.(request) ?? app.fetch(request);
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, answer);
   return {
@@ -32,8 +35,8 @@ export async function serve(
 }
 
 export const button = (page: Page, name: string) => page.getByRole("button", { name, exact: true });
-export const tokens = (page: Page) => page.locator("#tokens .token");
-export const written = (page: Page) => page.locator("#tokens").textContent();
+export const tokens = (page: Page) => page.locator(".token");
+export const written = (page: Page) => page.locator(".tokens").last().textContent();
 export const tip = (page: Page) => page.getByRole("tooltip");
 
 /** Types a prompt, generates, and waits for the end. */

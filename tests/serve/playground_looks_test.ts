@@ -51,7 +51,7 @@ testInBrowser("nothing moves while text comes", async (open) => {
     new PerformanceObserver((list) => {
       for (const entry of list.getEntries() as (PerformanceEntry & { sources: { node: Node | null }[] })[]) {
         for (const { node } of entry.sources) {
-          if (node && !document.getElementById("tokens")!.contains(node)) moved.push(node.nodeName);
+          if (node && !document.getElementById("turns")!.contains(node)) moved.push(node.nodeName);
         }
       }
     }).observe({ type: "layout-shift" });

@@ -2,7 +2,8 @@
 /** The playground in a real browser: it streams, shows probabilities, stops, explains errors. */
 import assert from "node:assert/strict";
 import type { Locator } from "playwright-core";
-import { testInBrowser } from "./browser.ts";
+import { readChat } from "../../serve/chat.ts";
+import { checkAccessibility, testInBrowser } from "./browser.ts";
 import { mockLogprob } from "./mock_engine.ts";
 import { button, generate, serve, tip, tokens, written } from "./playground.ts";
 import { bytes, saying, textTokens, until } from "./serving.ts";
@@ -35,7 +36,7 @@ testInBrowser("a prompt is gone on with, as the settings say, and once more from
   await page.keyboard.press("Control+Shift+Enter");
   await until(() => served.engine.calls.length === 2);
   assert.equal(bytes.decode(served.engine.calls[1].prompt), "Say it.Hello, world");
-  await page.waitForFunction(() => document.getElementById("tokens")?.textContent === "Hello, worldHello, world");
+  await page.waitForFunction(() => document.querySelector(".tokens")?.textContent === "Hello, worldHello, world");
   await page.reload();
   assert.equal(await page.getByLabel("Prompt").inputValue(), "Say it.");
   assert.equal(await page.getByLabel("Max tokens").inputValue(), "99");
@@ -74,15 +75,15 @@ testInBrowser("an alternative is taken and gone on from, by key and by pointer",
   await generate(page, "x");
   await tokens(page).nth(1).focus();
   await page.keyboard.press("3"); // b, c, d
-  await page.waitForFunction(() => document.getElementById("tokens")?.textContent === "adabc");
+  await page.waitForFunction(() => document.querySelector(".tokens")?.textContent === "adabc");
   assert.equal(bytes.decode(served.engine.calls[1].prompt), "xad");
   await tokens(page).nth(0).hover();
   await tip(page).locator(".row", { hasText: "2b" }).click();
-  await page.waitForFunction(() => document.getElementById("tokens")?.textContent === "babc");
+  await page.waitForFunction(() => document.querySelector(".tokens")?.textContent === "babc");
   assert.equal(bytes.decode(served.engine.calls[2].prompt), "xb");
   await tokens(page).nth(2).focus();
   await page.keyboard.press("Enter");
-  await page.waitForFunction(() => document.getElementById("tokens")?.textContent === "bababc");
+  await page.waitForFunction(() => document.querySelector(".tokens")?.textContent === "bababc");
   assert.equal(bytes.decode(served.engine.calls[3].prompt), "xbab");
 });
 
@@ -121,7 +122,7 @@ testInBrowser("what a model says is text, never markup", async (open) => {
   await generate(page, hostile);
   assert.equal(await written(page), hostile);
   for (const i of [0, 5]) await tokens(page).nth(i).hover();
-  assert.equal(await page.locator("#tokens img, #tokens script, #tip img, option b").count(), 0);
+  assert.equal(await page.locator(".tokens img, .tokens script, #tip img, option b").count(), 0);
   assert.equal(await page.title(), "wgpt playground");
 });
 
@@ -135,7 +136,8 @@ testInBrowser("the copied command asks for the same, without the key", async (op
   await button(page, "Copied").waitFor();
   const command = await page.evaluate(() => navigator.clipboard.readText());
   assert.doesNotMatch(command, /sk-secret/);
-  const { stdout } = await new Deno.Command("sh", { args: ["-c", command], env: { API_KEY: "sk-secret" } }).output();
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", command], env: { WGPT_API_KEY: "sk-secret" } })
+    .output();
   const [asked, again] = served.engine.calls;
   assert.deepEqual(again.prompt, asked.prompt);
   assert.deepEqual({ ...again.sampling, logprobs: 5 }, asked.sampling);
@@ -171,32 +173,96 @@ testInBrowser("errors are said in words, at the control that mends them", async 
   };
   const invalid = () => page.locator("[aria-invalid]").getAttribute("id");
   await page.getByLabel("Prompt").fill("x");
-  refuse(401, "no key");
-  assert.match((await said())!, /^The server asks for an API key/);
-  assert.equal(await page.locator(":focus").getAttribute("id"), "key");
-  await page.keyboard.type("sk-wrong");
-  refuse(401, "wrong key");
-  assert.match((await said())!, /doesn't take this API key/);
-  assert.equal(await invalid(), "key");
   refuse(429, "The queue is full", { "Retry-After": "12" });
   assert.match((await said())!, /Try again in 12 seconds/);
   refuse(503, "Wait: the model is being loaded", { "Retry-After": "1" });
-  assert.match((await said())!, /model is being loaded. Try again in 1 second\.$/);
+  assert.match((await said())!, /model is being loaded\)\. Try again in 1 second\.$/);
   await page.getByLabel("Max tokens").fill("999");
   assert.match((await said())!, /maximum context length is 256/);
   assert.equal(await invalid(), "max_tokens");
   await page.getByLabel("Max tokens").fill("9");
   failing = true;
-  const log = console.error;
-  console.error = () => {};
   assert.match((await said())!, /^The server failed: The generation failed/);
-  console.error = log;
   assert.equal(await written(page), "He");
   next = new Response("data: {}\n\n", { headers: { "content-type": "text/event-stream" } });
   assert.match((await said())!, /^The connection to the server is lost/);
   failing = false;
   await generate(page, "x");
   assert.equal(await page.getByRole("alert").textContent(), "");
+});
+
+testInBrowser("a server with keys asks for one, which the page forgets with its tab", async (open) => {
+  await using served = await serve(saying("Hello"), { apiKeys: ["sk-right"] });
+  const page = await open(served.url);
+  const alert = (text: string) => page.getByRole("alert").filter({ hasText: text }).waitFor();
+  await alert("The server asks for an API key");
+  assert.equal(await page.locator(":focus").getAttribute("id"), "key");
+  await page.keyboard.type("sk-wrong");
+  await page.keyboard.press("Tab");
+  await alert("The server doesn't take this API key");
+  assert.equal(await page.locator("[aria-invalid]").getAttribute("id"), "key");
+  await page.getByLabel("API key").fill("sk-right");
+  await page.keyboard.press("Tab");
+  await page.locator("option").first().waitFor({ state: "attached" });
+  await generate(page, "x");
+  assert.equal(await written(page), "Hello");
+  assert.equal(await page.getByRole("alert").textContent(), "");
+  await page.reload();
+  assert.equal(await page.getByLabel("API key").inputValue(), "sk-right");
+  const other = await page.context().newPage();
+  await other.goto(served.url);
+  assert.equal(await other.getByLabel("API key").inputValue(), "");
+});
+
+testInBrowser("a conversation is held, gone on with and taken back where it fails", async (open) => {
+  const chat = (await readChat("", {}, "chatml"))!;
+  await using served = await serve({ ...saying("né 😀"), contextLength: 1024 }, { chat });
+  const page = await open(served.url);
+  const message = page.getByLabel("Message", { exact: true });
+  const prompt = (call: number) => bytes.decode(served.engine.calls[call].prompt);
+  await page.getByLabel("Chat").check();
+  await page.getByLabel("System message").fill("Be brief.");
+  for (const text of ["Hello", "Again"]) {
+    await message.fill(text);
+    await button(page, "Send").click();
+    await page.locator(".said", { hasText: text }).waitFor();
+    await page.locator("#speed", { hasText: "at its end" }).waitFor();
+    assert.equal(await message.inputValue(), "");
+  }
+  assert.equal(await written(page), "né 😀");
+  const last = page.locator(".tokens").last().locator(".token");
+  assert.deepEqual(await last.allTextContents(), ["n", "", "é", " ", "", "", "", "😀"]);
+  const turn = (role: string, text: string) => `<|im_start|>${role}\n${text}<|im_end|>\n`;
+  const first = turn("system", "Be brief.") + turn("user", "Hello");
+  const second = turn("assistant", "né 😀") + turn("user", "Again");
+  assert.equal(prompt(1), `${first}${second}<|im_start|>assistant\n`);
+  await button(page, "Continue").click();
+  await until(() => served.engine.calls.length === 3);
+  assert.equal(prompt(2), `${first}${second}<|im_start|>assistant\nné 😀`);
+  await page.locator("#speed", { hasText: "at its end" }).waitFor();
+  await page.locator(".token").first().focus();
+  await page.keyboard.press("2"); // in the first answer: what came after it is forgotten
+  await until(() => served.engine.calls.length === 4);
+  assert.equal(prompt(3), `${first}<|im_start|>assistant\no`);
+  await page.locator("#speed", { hasText: "at its end" }).waitFor();
+  await page.getByLabel("Max tokens").fill("9999");
+  await message.fill("Too long");
+  await page.keyboard.press("Control+Enter");
+  await page.getByRole("alert").filter({ hasText: "maximum context length" }).waitFor();
+  assert.equal(await message.inputValue(), "Too long");
+  assert.equal(await page.locator(".said").count(), 1);
+  await checkAccessibility(page);
+  await button(page, "Clear").click();
+  assert.equal(await page.locator("#turns").textContent(), "");
+});
+
+testInBrowser("a model without a chat template says so", async (open) => {
+  await using served = await serve();
+  const page = await open(served.url);
+  await page.getByLabel("Chat").check();
+  await page.getByLabel("Message", { exact: true }).fill("x");
+  await button(page, "Send").click();
+  await page.getByRole("alert").filter({ hasText: "--chat-template" }).waitFor();
 });
 
 testInBrowser("a server that isn't ready is asked again for its models", async (open) => {
