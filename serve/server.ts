@@ -2,7 +2,7 @@
 import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { type AppOptions, createApp } from "./app.ts";
-import { RequestError } from "./errors.ts";
+import { createLoadingApp } from "./loading.ts";
 import type { Models } from "./models.ts";
 
 export interface ServerOptions extends AppOptions {
@@ -24,16 +24,11 @@ export interface RunningServer extends AsyncDisposable {
 const closingTime = 3000;
 
 /**
- * Starts a server; resolves when it answers completions. Until then every request gets 503.
+ * Starts a server; resolves when it answers completions. Until then every request but for the page gets 503.
  * Throws UserError where the port can't be had, or what opening a model throws.
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  let answer: Deno.ServeHandler<Deno.NetAddr> = () => {
-    const error = new RequestError(503, "Wait: the model is being loaded", null, "model_loading", {
-      "Retry-After": "1",
-    });
-    return Response.json(error.body, { status: error.status, headers: error.headers });
-  };
+  let answer: Deno.ServeHandler<Deno.NetAddr> = createLoadingApp().fetch;
   await using resources = new AsyncDisposableStack();
   const server = resources.adopt(listen(options, (request, info) => answer(request, info)), shutDown);
   const app = resources.use(await createApp(options));

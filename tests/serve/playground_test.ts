@@ -3,8 +3,10 @@
 import assert from "node:assert/strict";
 import type { Locator } from "playwright-core";
 import { readChat } from "../../serve/chat.ts";
+import type { ServedModel } from "../../serve/job.ts";
+import { startServer } from "../../serve/server.ts";
 import { checkAccessibility, testInBrowser } from "./browser.ts";
-import { mockLogprob } from "./mock_engine.ts";
+import { mockEngine, mockLogprob } from "./mock_engine.ts";
 import { button, generate, serve, tip, tokens, written } from "./playground.ts";
 import { bytes, saying, textTokens, until } from "./serving.ts";
 
@@ -265,15 +267,20 @@ testInBrowser("a model without a chat template says so", async (open) => {
   await page.getByRole("alert").filter({ hasText: "--chat-template" }).waitFor();
 });
 
-testInBrowser("a server that isn't ready is asked again for its models", async (open) => {
-  let asked = 0;
-  const instead = ({ url }: Request) => {
-    if (!url.endsWith("/v1/models") || asked++ > 0) return;
-    return Response.json({ error: { message: "Wait" } }, { status: 503, headers: { "Retry-After": "0" } });
-  };
-  await using served = await serve(saying("Hello"), { instead });
-  const page = await open(served.url);
+testInBrowser("the page is there while the model is loaded, and finds it", async (open) => {
+  const { promise: opened, resolve } = Promise.withResolvers<ServedModel & AsyncDisposable>();
+  const engine = mockEngine();
+  using probe = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = probe.addr;
+  probe.close();
+  const model = { name: "mock", open: () => opened };
+  const starting = startServer({ hostname: "127.0.0.1", port, model });
+  const page = await open(`http://127.0.0.1:${port}/`);
+  await page.getByRole("alert").filter({ hasText: "the model is being loaded" }).waitFor();
+  assert.ok(await button(page, "Generate").isDisabled());
+  resolve({ name: "mock", engine, tokenizer: bytes, [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose]() });
+  await using _server = await starting;
   await page.locator("option").waitFor({ state: "attached" });
-  assert.equal(await page.getByLabel("Model").inputValue(), "org/mock");
+  assert.equal(await page.getByLabel("Model").inputValue(), "mock");
   assert.equal(await page.getByRole("alert").textContent(), "");
 });
