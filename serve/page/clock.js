@@ -14,6 +14,9 @@ export function createClock() {
       if (count === 0) first = last;
       count += more;
     },
+    get total() {
+      return count;
+    },
     toString() {
       if (count === 0) return "0 tokens";
       const rate = count > 1 && last > first ? ` · ${(1000 * (count - 1) / (last - first)).toFixed(1)} tokens/s` : "";

@@ -41,11 +41,12 @@ export class ApiError extends Error {
   /**
    * @param {number} status of the response; 0 where the connection failed
    * @param {string} message
-   * @param {{ param?: string | null, retryAfter?: number }} [more] retryAfter in seconds
+   * @param {{ code?: string | null, param?: string | null, retryAfter?: number }} [more] retryAfter in seconds
    */
-  constructor(status, message, { param = null, retryAfter } = {}) {
+  constructor(status, message, { code = null, param = null, retryAfter } = {}) {
     super(message);
     this.status = status;
+    this.code = code;
     this.param = param;
     this.retryAfter = retryAfter;
   }
@@ -67,6 +68,7 @@ export async function ask(url, key, init = {}) {
   const { error } = await response.json().catch(() => ({ error: {} }));
   const seconds = Number(response.headers.get("Retry-After") ?? NaN);
   throw new ApiError(response.status, error?.message ?? response.statusText, {
+    code: error?.code,
     param: error?.param,
     retryAfter: Number.isFinite(seconds) ? seconds : undefined,
   });
@@ -97,6 +99,42 @@ export async function* complete(url, body, key, signal) {
     }
   }
   throw new ApiError(0, "the answer isn't complete");
+}
+
+/**
+ * Like complete(); where more tokens are asked for than the model's context has room for, as many as it has.
+ *
+ * @param {URL} url
+ * @param {import("./request.js").Body} body
+ * @param {string} key
+ * @param {AbortSignal} signal
+ */
+export async function* completeWithin(url, body, key, signal) {
+  try {
+    yield* complete(url, body, key, signal);
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.code !== "context_length_exceeded") throw error;
+    const room = await roomFor(url, body, key, signal);
+    if (room !== undefined && room <= 0) throw error;
+    yield* complete(url, { ...body, max_tokens: room }, key, signal);
+  }
+}
+
+/**
+ * How many tokens have room after a prompt; for a chat, whose prompt only the server knows, it is left to the server.
+ *
+ * @param {URL} url
+ * @param {import("./request.js").Body} body
+ * @param {string} key
+ * @param {AbortSignal} signal
+ * @returns {Promise<number | undefined>}
+ */
+async function roomFor(url, { model, prompt, max_tokens }, key, signal) {
+  if (prompt === undefined) return max_tokens === undefined ? 0 : undefined;
+  const headers = { "Content-Type": "application/json" };
+  const init = { method: "POST", headers, body: JSON.stringify({ model, prompt }), signal };
+  const { count, max_model_len } = await (await ask(new URL("../tokenize", url), key, init)).json();
+  return max_model_len - Math.max(1, count);
 }
 
 /**

@@ -2,7 +2,7 @@
 /// <reference lib="dom" />
 /** The playground: a prompt or a message becomes a request, the answer appears token by token. */
 import { createClock } from "./clock.js";
-import { ApiError, ask, complete, explain } from "./completion.js";
+import { ApiError, ask, completeWithin, explain } from "./completion.js";
 import { createConversation } from "./conversation.js";
 import { chatBody, completionBody, curlCommand } from "./request.js";
 import { createSettings } from "./settings.js";
@@ -86,13 +86,13 @@ async function run({ onwards = false } = {}) {
   const clock = createClock();
   let outcome = "stopped";
   try {
-    for await (const delta of complete(url, { ...body, ...probabilities }, key.value, signal)) {
+    for await (const delta of completeWithin(url, { ...body, ...probabilities }, key.value, signal)) {
       const follow = follower();
       answer.append(delta);
       follow();
       clock.count(delta.tokens.length);
       speed.textContent = clock.toString();
-      if (delta.finish) outcome = delta.finish === "length" ? "at the length asked for" : "at its end";
+      if (delta.finish) outcome = ending(delta.finish, clock.total < body.max_tokens);
     }
   } catch (error) {
     if (!signal.aborted) outcome = fail(error);
@@ -102,6 +102,12 @@ async function run({ onwards = false } = {}) {
   refresh();
   speed.textContent = `${clock}${outcome === "" ? "" : ` · ${outcome}`}`;
   if (outcome !== "") announce(`${clock}, ${outcome}. ${answer.text}`);
+}
+
+/** @param {"stop" | "length"} finish @param {boolean} shorter than asked for */
+function ending(finish, shorter) {
+  if (finish === "stop") return "at its end";
+  return shorter ? "at the end of the model's context" : "at the length asked for";
 }
 
 /** Call what this returns when text has been added: who was at the end stays there. */

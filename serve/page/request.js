@@ -16,6 +16,8 @@
  * @property {string} system what the assistant is told first; empty for nothing
  *
  * @typedef {{ readonly role: "user" | "assistant", readonly content: string }} Message
+ *
+ * @typedef {{ readonly model: string, readonly prompt?: string, readonly max_tokens?: number }} Body a request's, in part
  */
 
 /**

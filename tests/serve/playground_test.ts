@@ -1,12 +1,10 @@
 /// <reference lib="dom" />
-/** The playground in a real browser: it streams, shows probabilities, stops, explains errors. */
+/** The playground in a real browser: it streams, shows probabilities, goes on, stops, copies. */
 import assert from "node:assert/strict";
 import type { Locator } from "playwright-core";
 import { readChat } from "../../serve/chat.ts";
-import type { ServedModel } from "../../serve/job.ts";
-import { startServer } from "../../serve/server.ts";
 import { checkAccessibility, testInBrowser } from "./browser.ts";
-import { mockEngine, mockLogprob } from "./mock_engine.ts";
+import { mockLogprob } from "./mock_engine.ts";
 import { button, generate, serve, tip, tokens, written } from "./playground.ts";
 import { bytes, saying, textTokens, until } from "./serving.ts";
 
@@ -150,70 +148,19 @@ testInBrowser("the copied command asks for the same, without the key", async (op
   assert.match(kept, /^\[(?!.*sk-secret.*\{).*sk-secret/);
 });
 
-testInBrowser("errors are said in words, at the control that mends them", async (open) => {
-  let next: Response | undefined;
-  const refuse = (status: number, message: string, headers = {}, param: string | null = null) => {
-    next = Response.json({ error: { message, type: "", param, code: null } }, { status, headers });
-  };
-  const instead = ({ method }: Request) => {
-    const answer = method === "POST" ? next : undefined;
-    next = undefined;
-    return answer;
-  };
-  let failing = false;
-  await using served = await serve(
-    { ...saying("Hello"), fail: (i) => failing && i === 2 ? new Error("x") : undefined },
-    {
-      instead,
-    },
-  );
+testInBrowser("where the context has less room than is asked for, it is filled", async (open) => {
+  const chat = (await readChat("", {}, "chatml"))!;
+  await using served = await serve({}, { chat });
   const page = await open(served.url);
-  const said = async () => {
-    await page.keyboard.press("Control+Enter");
-    await page.waitForFunction(() => document.getElementById("error")?.textContent !== "");
-    return await page.getByRole("alert").textContent();
-  };
-  const invalid = () => page.locator("[aria-invalid]").getAttribute("id");
-  await page.getByLabel("Prompt").fill("x");
-  refuse(429, "The queue is full", { "Retry-After": "12" });
-  assert.match((await said())!, /Try again in 12 seconds/);
-  refuse(503, "Wait: the model is being loaded", { "Retry-After": "1" });
-  assert.match((await said())!, /model is being loaded\)\. Try again in 1 second\.$/);
-  await page.getByLabel("Max tokens").fill("999");
-  assert.match((await said())!, /maximum context length is 256/);
-  assert.equal(await invalid(), "max_tokens");
-  await page.getByLabel("Max tokens").fill("9");
-  failing = true;
-  assert.match((await said())!, /^The server failed: The generation failed/);
-  assert.equal(await written(page), "He");
-  next = new Response("data: {}\n\n", { headers: { "content-type": "text/event-stream" } });
-  assert.match((await said())!, /^The connection to the server is lost/);
-  failing = false;
-  await generate(page, "x");
-  assert.equal(await page.getByRole("alert").textContent(), "");
-});
-
-testInBrowser("a server with keys asks for one, which the page forgets with its tab", async (open) => {
-  await using served = await serve(saying("Hello"), { apiKeys: ["sk-right"] });
-  const page = await open(served.url);
-  const alert = (text: string) => page.getByRole("alert").filter({ hasText: text }).waitFor();
-  await alert("The server asks for an API key");
-  assert.equal(await page.locator(":focus").getAttribute("id"), "key");
-  await page.keyboard.type("sk-wrong");
-  await page.keyboard.press("Tab");
-  await alert("The server doesn't take this API key");
-  assert.equal(await page.locator("[aria-invalid]").getAttribute("id"), "key");
-  await page.getByLabel("API key").fill("sk-right");
-  await page.keyboard.press("Tab");
-  await page.locator("option").first().waitFor({ state: "attached" });
-  await generate(page, "x");
-  assert.equal(await written(page), "Hello");
-  assert.equal(await page.getByRole("alert").textContent(), "");
-  await page.reload();
-  assert.equal(await page.getByLabel("API key").inputValue(), "sk-right");
-  const other = await page.context().newPage();
-  await other.goto(served.url);
-  assert.equal(await other.getByLabel("API key").inputValue(), "");
+  await page.getByLabel("Max tokens").fill("500");
+  await generate(page, "A".repeat(250));
+  assert.equal(await written(page), "BCDEFG");
+  assert.match((await page.locator("#speed").textContent())!, /^6 tokens .* at the end of the model's context$/);
+  await page.getByLabel("Chat").check();
+  await page.getByLabel("Message", { exact: true }).fill("A".repeat(200));
+  await button(page, "Send").click();
+  await page.locator("#speed", { hasText: "at the end of the model's context" }).waitFor();
+  assert.equal((served.engine.calls[1].prompt.length) + served.engine.calls[1].yielded, 256);
 });
 
 testInBrowser("a conversation is held, gone on with and taken back where it fails", async (open) => {
@@ -247,40 +194,12 @@ testInBrowser("a conversation is held, gone on with and taken back where it fail
   await until(() => served.engine.calls.length === 4);
   assert.equal(prompt(3), `${first}<|im_start|>assistant\no`);
   await page.locator("#speed", { hasText: "at its end" }).waitFor();
-  await page.getByLabel("Max tokens").fill("9999");
-  await message.fill("Too long");
+  await message.fill("x".repeat(1024));
   await page.keyboard.press("Control+Enter");
   await page.getByRole("alert").filter({ hasText: "maximum context length" }).waitFor();
-  assert.equal(await message.inputValue(), "Too long");
+  assert.equal(await message.inputValue(), "x".repeat(1024));
   assert.equal(await page.locator(".said").count(), 1);
   await checkAccessibility(page);
   await button(page, "Clear").click();
   assert.equal(await page.locator("#turns").textContent(), "");
-});
-
-testInBrowser("a model without a chat template says so", async (open) => {
-  await using served = await serve();
-  const page = await open(served.url);
-  await page.getByLabel("Chat").check();
-  await page.getByLabel("Message", { exact: true }).fill("x");
-  await button(page, "Send").click();
-  await page.getByRole("alert").filter({ hasText: "--chat-template" }).waitFor();
-});
-
-testInBrowser("the page is there while the model is loaded, and finds it", async (open) => {
-  const { promise: opened, resolve } = Promise.withResolvers<ServedModel & AsyncDisposable>();
-  const engine = mockEngine();
-  using probe = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = probe.addr;
-  probe.close();
-  const model = { name: "mock", open: () => opened };
-  const starting = startServer({ hostname: "127.0.0.1", port, model });
-  const page = await open(`http://127.0.0.1:${port}/`);
-  await page.getByRole("alert").filter({ hasText: "the model is being loaded" }).waitFor();
-  assert.ok(await button(page, "Generate").isDisabled());
-  resolve({ name: "mock", engine, tokenizer: bytes, [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose]() });
-  await using _server = await starting;
-  await page.locator("option").waitFor({ state: "attached" });
-  assert.equal(await page.getByLabel("Model").inputValue(), "mock");
-  assert.equal(await page.getByRole("alert").textContent(), "");
 });
