@@ -211,13 +211,16 @@ export async function* readEvents(body) {
  */
 export function explain(error, withKey) {
   if (!(error instanceof ApiError)) return `This page failed: ${error instanceof Error ? error.message : error}.`;
-  const { status, message, retryAfter } = error;
+  const { status, code, message, retryAfter } = error;
   const when = retryAfter === undefined ? "in a moment" : `in ${retryAfter} second${retryAfter === 1 ? "" : "s"}`;
   if (status === 0) return `The connection to the server is lost (${message}). Is it still running?`;
   if (status === 401 && withKey) return "The server doesn't take this API key. Enter another and generate again.";
   if (status === 401) return "The server asks for an API key. Enter it and generate again.";
   if (status === 429) return `The server has too much to do. Try again ${when}.`;
   if (status === 503) return `The server can't answer yet (${message}). Try again ${when}.`;
+  if (code === "no_chat_template") {
+    return "This model has no chat template. Take Completion, or serve it with --chat-template chatml or a file.";
+  }
   if (status >= 500) return `The server failed: ${message}.`;
   return `${message}.`;
 }

@@ -100,7 +100,8 @@ async function run({ onwards = false } = {}) {
   }
   running = undefined;
   refresh();
-  speed.textContent = `${clock}${outcome === "" ? "" : ` · ${outcome}`}`;
+  if (outcome === "") speed.textContent = clock.total === 0 ? "" : clock.toString();
+  else speed.textContent = `${clock} · ${outcome}`;
   if (outcome !== "") announce(`${clock}, ${outcome}. ${answer.text}`);
 }
 
@@ -197,13 +198,17 @@ async function listModels() {
     const names = data.map((/** @type {{ id: string }} */ { id }) => id);
     models.replaceChildren(...names.map((/** @type {string} */ name) => new Option(name, name)));
     settings.chooseModel();
+    speed.textContent = "";
     clearError();
+    refresh();
   } catch (error) {
     const later = error instanceof ApiError && (error.status === 0 || error.status === 503);
-    if (later) setTimeout(listModels, 1000 * (error.retryAfter ?? 2));
-    fail(error);
+    if (!later) return void fail(error);
+    const why = error.status === 0 ? "waiting for the server" : "the model is being loaded";
+    if (speed.textContent !== why) announce(why);
+    speed.textContent = why;
+    setTimeout(listModels, 1000 * (error.retryAfter ?? 2));
   }
-  refresh();
 }
 
 /** @param {string} text @param {string} said */

@@ -41,7 +41,9 @@ export function createSettings(form, key) {
   /** @param {string} name */
   const field = (name) => String(new FormData(form).get(name) ?? "");
   const keep = () => {
+    const { model } = values;
     values = { ...values, ...Object.fromEntries(controls().map(({ name }) => [name, field(name)])) };
+    values.model ||= model; // none is to be had yet
     values.tint = String(tint.checked);
     withStorage(() => localStorage.setItem(kept, JSON.stringify(values)));
     showValues();

@@ -12,8 +12,8 @@
  * @property {HTMLElement} element
  */
 
-/** A token this improbable (in bits) has the strongest tint: 1 in 256. */
-const mostBits = 8;
+/** A token this improbable (in bits) has the strongest tint: 1 in 1024. */
+const mostBits = 10;
 
 /** @param {string} label */
 export const isBytes = (label) => label.startsWith("bytes:\\x");

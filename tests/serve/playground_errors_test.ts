@@ -94,11 +94,13 @@ testInBrowser("the page is there while the model is loaded, and finds it", async
   const model = { name: "mock", open: () => opened };
   const starting = startServer({ hostname: "127.0.0.1", port, model });
   const page = await open(`http://127.0.0.1:${port}/`);
-  await page.getByRole("alert").filter({ hasText: "the model is being loaded" }).waitFor();
+  await page.locator("#speed", { hasText: "the model is being loaded" }).waitFor();
+  assert.equal(await page.getByRole("status").textContent(), "the model is being loaded");
   assert.ok(await button(page, "Generate").isDisabled());
   resolve({ name: "mock", engine, tokenizer: bytes, [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose]() });
   await using _server = await starting;
   await page.locator("option").waitFor({ state: "attached" });
   assert.equal(await page.getByLabel("Model").inputValue(), "mock");
-  assert.equal(await page.getByRole("alert").textContent(), "");
+  await page.locator("#generate:enabled").waitFor();
+  assert.equal(await page.locator("#speed").textContent(), "");
 });
