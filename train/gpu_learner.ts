@@ -90,6 +90,7 @@ async function build(device: Device, options: LearnerOptions, place: RankPlace):
     config: shape,
     device: device.name,
     parameters: model.parameterCount,
+    deviceBytes: () => device.bytes,
     kernels,
     speed: () => speed(step),
     sharded: step.sharded !== null,

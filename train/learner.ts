@@ -30,6 +30,8 @@ export interface Learner extends AsyncDisposable {
   readonly config: Gpt2Config;
   readonly device: string;
   readonly parameters: number;
+  /** Bytes that it holds on the device: of several ranks, on rank 0's. */
+  deviceBytes(): number;
   /** Which kernels it computes with. */
   readonly kernels: Recorded;
   /** Speeds of the ranks, by which they share out microbatches; undefined where one does all. */

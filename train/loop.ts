@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { duration } from "../model/progress.ts";
+import type { UpdateRecord } from "../model/run_metrics.ts";
 import { type Config, describeConfig, type Settings } from "./config.ts";
 import type { Console } from "./console.ts";
 import { openData, type TrainingData } from "./data.ts";
@@ -13,7 +14,7 @@ import { openHeldOut } from "./held_out.ts";
 import { readKernels, readSpeeds, writeKernels, writeSpeeds } from "./kernels.ts";
 import type { OpenLearner } from "./learner.ts";
 import { openLoader } from "./loader.ts";
-import { openMetrics, type UpdateRecord } from "./metrics.ts";
+import { openMetrics } from "./metrics.ts";
 import { writePlots } from "./plot.ts";
 import { profileStep } from "./profile.ts";
 import { openRun, resumeCommand } from "./run_folder.ts";
@@ -129,7 +130,8 @@ export async function train(settings: Settings, services: Services): Promise<str
     }
     const { tokensPerSecond } = lap;
     const scaling = lossScaling && { lossScale: lossScaling.scale, skipped: lossScaling.skipped };
-    metrics.append({ kind: "update", ...pending, loss, gradNorm, tokensPerSecond, ...scaling });
+    const memory = { deviceMemory: learner.deviceBytes(), hostMemory: Deno.memoryUsage().rss };
+    metrics.append({ kind: "update", ...pending, loss, gradNorm, tokensPerSecond, ...scaling, steps, ...memory });
     const left = (steps - pending.step) * (now - began.time) / 1000 / (pending.step - began.step);
     // The first update compiles shaders: what is left is told by those after it.
     const first = pending.step === firstStep;

@@ -1,45 +1,7 @@
-/** metrics.jsonl: what a run measured, a record a line. It knows no GPU and no plot. */
+/** metrics.jsonl written and read whole; what its lines say stands in model/run_metrics.ts. It knows no GPU and no plot. */
 import { UserError } from "../model/errors.ts";
 import { exists, explainIo, writeAll, writeAllSync, writeAtomically } from "../model/files.ts";
-
-/** What a run starts from; the first record, once. */
-export interface RunRecord {
-  readonly kind: "run";
-  readonly step: number;
-  /** Nats a token of the held-out text under the training text's token counts. */
-  readonly unigramEntropy: number;
-  readonly parameters: number;
-  readonly device: string;
-}
-
-/** One update. */
-export interface UpdateRecord {
-  readonly kind: "update";
-  /** Counted from 1. */
-  readonly step: number;
-  /** Mean over the update's targets, in nats. */
-  readonly loss: number;
-  /** Before clipping. */
-  readonly gradNorm: number;
-  readonly learningRate: number;
-  readonly tokensPerSecond: number;
-  /** Targets learned from since the first update. */
-  readonly tokens: number;
-  /** In f16: what the next update's loss is multiplied by. */
-  readonly lossScale?: number;
-  /** In f16: updates left out up to now, as a gradient passed the format's range. */
-  readonly skipped?: number;
-}
-
-/** Held-out loss after so many updates. */
-export interface EvaluationRecord {
-  readonly kind: "evaluation";
-  readonly step: number;
-  /** Mean over targets, in nats. */
-  readonly loss: number;
-}
-
-export type MetricRecord = RunRecord | UpdateRecord | EvaluationRecord;
+import { type MetricRecord, parseRecord } from "../model/run_metrics.ts";
 
 /**
  * Reads all records. A torn last line, left by a run that was killed, is passed over.
@@ -92,14 +54,4 @@ async function readLines(path: string): Promise<{ line: string; record: MetricRe
     if (index === lines.length - 1) return [];
     throw new UserError(`Cannot read ${path}: line ${index + 1} is no record`);
   });
-}
-
-function parseRecord(line: string): MetricRecord | undefined {
-  try {
-    const record = JSON.parse(line);
-    const known = ["run", "update", "evaluation"].includes(record?.kind) && Number.isSafeInteger(record.step);
-    return known ? record : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -4,7 +4,7 @@ import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import { UserError } from "../model/errors.ts";
 import { explainIo, writeAll, writeAtomically } from "../model/files.ts";
-import type { EvaluationRecord, MetricRecord, RunRecord, UpdateRecord } from "./metrics.ts";
+import type { EvaluationRecord, MetricRecord, RunRecord, UpdateRecord } from "../model/run_metrics.ts";
 import { readMetrics } from "./metrics.ts";
 
 const BLUE = "#3b6fb6";

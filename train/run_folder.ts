@@ -4,7 +4,7 @@ import { shellWord } from "../model/arguments.ts";
 import { UserError } from "../model/errors.ts";
 import { exists, explainIo, writeAll, writeAtomically } from "../model/files.ts";
 import { readJson } from "../model/json_fields.ts";
-import { RUNS } from "../model/runs.ts";
+import { newestRun, runNames, RUNS } from "../model/runs.ts";
 import { type Config, parseConfig, resumedConfig, type Settings } from "./config.ts";
 import { type Checkpoint, findCheckpoint } from "./state.ts";
 
@@ -123,7 +123,7 @@ async function claimFolder(preset: string): Promise<string> {
   await Deno.mkdir(RUNS, { recursive: true }).catch((error) => {
     throw explainIo("write", RUNS, error);
   });
-  const numbers = (await folders()).map((name) => {
+  const numbers = (await runNames()).map((name) => {
     const [, base, digits] = /^(.*)-(\d+)$/.exec(name) ?? [];
     return base === preset ? Number(digits) : 0;
   });
@@ -138,21 +138,6 @@ async function claimFolder(preset: string): Promise<string> {
   }
 }
 
-/** The run that was worked on last. @throws UserError where there is none. */
-export async function newestRun(): Promise<string> {
-  const runs = await Promise.all((await folders()).map(async (name) => {
-    const times = await Promise.all([CONFIG, "metrics.jsonl", "checkpoints/latest"].map((file) => {
-      return Deno.stat(join(RUNS, name, file)).then(({ mtime }) => Number(mtime), () => 0);
-    }));
-    return { folder: join(RUNS, name), time: Math.max(...times) };
-  }));
-  const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { folder: "", time: 0 });
-  if (newest.time === 0) {
-    throw new UserError(`No run found in ${RUNS}: start one with \`deno task train\``);
-  }
-  return newest.folder;
-}
-
 async function standing(folder: string): Promise<string> {
   const there = await Deno.stat(folder).then(({ isDirectory }) => isDirectory, () => false);
   if (!there) throw new UserError(`Nothing to resume: there is no run ${folder}; start it without --resume`);
@@ -164,14 +149,4 @@ async function readConfig(folder: string): Promise<Config | undefined> {
   const file = join(folder, CONFIG);
   if (!await exists(file)) return undefined;
   return parseConfig(await readJson(file), file);
-}
-
-async function folders(): Promise<string[]> {
-  const found: string[] = [];
-  try {
-    for await (const { name, isDirectory } of Deno.readDir(RUNS)) if (isDirectory) found.push(name);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw explainIo("read", RUNS, error);
-  }
-  return found.filter((name) => !name.startsWith("."));
 }

@@ -139,6 +139,7 @@ function createFake({ config, model, initialize, kernels }: LearnerOptions, faul
   return {
     config: model,
     device: "fake",
+    deviceBytes: () => 1e6,
     startProfile: () => Promise.resolve(),
     endProfile: () => Promise.resolve("profile of a fake"),
     kernels: kernels ?? { fake: `chosen for seed ${config.seed}` },

@@ -5,7 +5,8 @@ import { fileURLToPath } from "node:url";
 import { readFolder } from "../../model/checkpoint.ts";
 import { UserError } from "../../model/errors.ts";
 import { loadTokenizer } from "../../model/tokenizer.ts";
-import { type MetricRecord, readMetrics } from "../../train/metrics.ts";
+import type { MetricRecord } from "../../model/run_metrics.ts";
+import { readMetrics } from "../../train/metrics.ts";
 import { fakeLearner } from "./fake_learner.ts";
 import { bits, checkpoints, makeData, runTraining, SMALL } from "./runs.ts";
 
@@ -19,7 +20,8 @@ async function workplace(): Promise<{ root: string; flags: (run: string) => stri
 
 /** Records without what the clock says. */
 async function timeless(run: string): Promise<unknown[]> {
-  const drop = (record: MetricRecord) => record.kind === "update" ? { ...record, tokensPerSecond: 0 } : record;
+  const drop = (record: MetricRecord) =>
+    record.kind === "update" ? { ...record, tokensPerSecond: 0, hostMemory: 0 } : record;
   return (await readMetrics(join(run, "metrics.jsonl"))).map(drop);
 }
 

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { UserError } from "../../model/errors.ts";
-import { type MetricRecord, openMetrics, readMetrics } from "../../train/metrics.ts";
+import type { MetricRecord } from "../../model/run_metrics.ts";
+import { openMetrics, readMetrics } from "../../train/metrics.ts";
 
 const update = (step: number): MetricRecord => ({
   kind: "update",

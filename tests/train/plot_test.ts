@@ -1,7 +1,7 @@
 /** Plots: one well-formed picture a measure, with what it must show. */
 import assert from "node:assert/strict";
 import { Resvg } from "@resvg/resvg-js";
-import type { MetricRecord } from "../../train/metrics.ts";
+import type { MetricRecord } from "../../model/run_metrics.ts";
 import { plots } from "../../train/plot.ts";
 
 function records(steps: number): MetricRecord[] {
