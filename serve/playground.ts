@@ -7,6 +7,7 @@ import icon from "./page/icon.svg" with { type: "text" };
 import clock from "./page/clock.js" with { type: "text" };
 import completion from "./page/completion.js" with { type: "text" };
 import conversation from "./page/conversation.js" with { type: "text" };
+import follow from "./page/follow.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
 import request from "./page/request.js" with { type: "text" };
 import settings from "./page/settings.js" with { type: "text" };
@@ -24,6 +25,7 @@ export function addPlayground(app: Pick<Hono, "get">): void {
     "clock.js": clock,
     "completion.js": completion,
     "conversation.js": conversation,
+    "follow.js": follow,
     "playground.js": playground,
     "request.js": request,
     "settings.js": settings,

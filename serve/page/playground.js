@@ -4,6 +4,7 @@
 import { createClock } from "./clock.js";
 import { ApiError, ask, completeWithin, explain } from "./completion.js";
 import { createConversation } from "./conversation.js";
+import { createFollower } from "./follow.js";
 import { chatBody, completionBody, curlCommand } from "./request.js";
 import { createSettings } from "./settings.js";
 import { createTip } from "./tip.js";
@@ -80,6 +81,7 @@ async function run({ onwards = false } = {}) {
   const { signal } = running;
   clearError();
   tip.hide();
+  const follow = createFollower(output, !onwards && "messages" in body);
   const answer = onwards && conversation.answer || beginAnswer();
   answer.begin();
   refresh();
@@ -87,7 +89,6 @@ async function run({ onwards = false } = {}) {
   let outcome = "stopped";
   try {
     for await (const delta of completeWithin(url, { ...body, ...probabilities }, key.value, signal)) {
-      const follow = follower();
       answer.append(delta);
       follow();
       clock.count(delta.tokens.length);
@@ -109,13 +110,6 @@ async function run({ onwards = false } = {}) {
 function ending(finish, shorter) {
   if (finish === "stop") return "at its end";
   return shorter ? "at the end of the model's context" : "at the length asked for";
-}
-
-/** Call what this returns when text has been added: who was at the end stays there. */
-function follower() {
-  const scroller = output.scrollHeight > output.clientHeight ? output : document.documentElement;
-  const atEnd = scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 4;
-  return () => atEnd && scroller.scrollTo({ top: scroller.scrollHeight });
 }
 
 /**

@@ -128,7 +128,7 @@ function bar(logprob) {
 }
 
 /**
- * Puts the tooltip under a token, or above it where there is no room, within the window.
+ * Puts the tooltip under a token, or above it where there is no room, within the column of the text.
  *
  * @param {HTMLElement} tip
  * @param {HTMLElement} element
@@ -140,6 +140,7 @@ function place(tip, element) {
   const below = bottom + margin / 2;
   const above = top - margin / 2 - height;
   const y = below + height <= innerHeight - margin || above < margin ? below : above;
-  tip.style.left = `${Math.max(margin, Math.min(left, document.documentElement.clientWidth - width - margin))}px`;
+  const end = tip.parentElement?.getBoundingClientRect().right ?? innerWidth;
+  tip.style.left = `${Math.max(margin, Math.min(left, end - width))}px`;
   tip.style.top = `${y}px`;
 }

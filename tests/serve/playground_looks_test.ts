@@ -5,7 +5,7 @@ import { createApp } from "../../serve/app.ts";
 import { checkAccessibility, testInBrowser } from "./browser.ts";
 import { mockEngine } from "./mock_engine.ts";
 import { button, generate, serve, tokens } from "./playground.ts";
-import { bytes, saying } from "./serving.ts";
+import { bytes, saying, textTokens } from "./serving.ts";
 
 /** Of a token's text with its strongest tint (WCAG 2.2, 1.4.3), which axe can't work out; runs in the page. */
 function contrastWhenTinted(token: Element): number {
@@ -79,6 +79,25 @@ testInBrowser("nothing moves while text comes", async (open) => {
   });
   await generate(page, "x");
   assert.deepEqual(await page.evaluate(() => (globalThis as unknown as { moved: string[] }).moved), []);
+});
+
+testInBrowser("the end of a long answer stays in view, but for a reader who went back", async (open) => {
+  await using served = await serve({ delay: 1, say: () => textTokens("word ".repeat(600)), contextLength: 4000 });
+  const page = await open(served.url, { viewport: { width: 1000, height: 400 } });
+  await page.getByLabel("Max tokens").fill("3000");
+  await page.getByLabel("Prompt").fill("x");
+  await button(page, "Generate").click();
+  const output = page.locator("#output");
+  const below = () => output.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight);
+  await output.evaluate((element) => {
+    return new Promise((resolve) => element.addEventListener("scroll", resolve, { once: true }));
+  });
+  await tokens(page).nth(450).waitFor();
+  assert.ok(await below() < 100, "the end isn't in view");
+  await output.evaluate((element) => element.scrollTop = 0);
+  await tokens(page).nth(650).waitFor();
+  assert.equal(await output.evaluate((element) => element.scrollTop), 0);
+  await page.keyboard.press("Escape");
 });
 
 Deno.test("the page's files come with a strict policy, and once only", async () => {

@@ -145,6 +145,9 @@ testInBrowser("the copied command asks for the same, without the key", async (op
   const text = events.map((line) => JSON.parse(line.slice(6)).choices[0].text).join("");
   assert.equal(text, await written(page));
   const kept = await page.evaluate(() => JSON.stringify([localStorage, sessionStorage]));
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined })); // as over plain HTTP
+  await button(page, "Copy as curl").click();
+  assert.equal(await page.getByRole("dialog").getByRole("textbox").inputValue(), command);
   assert.match(kept, /^\[(?!.*sk-secret.*\{).*sk-secret/);
 });
 
