@@ -34,7 +34,7 @@ export async function newestRun(root = RUNS): Promise<string> {
 export async function runNames(root = RUNS): Promise<string[]> {
   const found: string[] = [];
   try {
-    for await (const { name, isDirectory } of Deno.readDir(root)) if (isDirectory) found.push(name);
+    for await (const { name, isFile } of Deno.readDir(root)) if (!isFile) found.push(name); // or a link to a folder
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw explainIo("read", root, error);
   }

@@ -1,4 +1,4 @@
-/** The commands that answer: serve (HTTP), generate (terminal), and tune, which makes both faster. Reads flags and exits; what is done stands elsewhere. */
+/** The commands that answer: serve (HTTP), generate (terminal), tune, which makes both faster, and dashboard, which shows runs. Reads flags and exits; what is done stands elsewhere. */
 import {
   choice,
   defaultsOf,
@@ -16,10 +16,11 @@ import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
 import { weightFormats } from "../model/scope.ts";
 import { reportFailure } from "../model/report.ts";
+import { newestRun as newestFolder } from "../model/runs.ts";
 import { findModel, type ModelPath, modelSource, newestRun, openModel } from "./open_model.ts";
 import { createLog } from "./log.ts";
 import type { ModelSource } from "./models.ts";
-import { curlCommand, type RunningServer, startServer } from "./server.ts";
+import { curlCommand, listen, type RunningServer, shutDown, startServer, urlOf } from "./server.ts";
 import { describeSettings, engineOf, operationOf, readSettings, type Settings, settingsHelp } from "./settings.ts";
 import { describeSpeed, writeCompletion } from "./terminal.ts";
 
@@ -51,6 +52,13 @@ const tuneFlags = {
   dtype,
   again: flag("time what was timed before again"),
   seconds: number(0, "time to spend at most; 0 sets no limit"),
+};
+
+const dashboardFlags = {
+  port: integer(8080, "port to listen on; 0 takes a free one", { min: 0, max: 65535 }),
+  host: text("127.0.0.1", "address to listen on; another one lets whoever reaches it see these runs"),
+  wait: flag("show runs whose folders aren't there yet as soon as they are"),
+  attached: flag("take further runs from standard input, one a line, and end when it closes, not by Ctrl-C"),
 };
 
 const find = (model: string): Promise<ModelPath> => model === "" ? newestRun() : findModel(model);
@@ -172,7 +180,40 @@ async function tune(args: readonly string[]): Promise<void> {
   });
 }
 
-const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, generate, tune };
+async function dashboard(args: readonly string[]): Promise<void> {
+  const usage = "deno task dashboard [RUN…] [--port 8080]\n\nShows runs' curves live; with no RUN, the newest run's.";
+  const { values, positionals, help } = parseFlags(dashboardFlags, args, { positionals: true });
+  if (help) return console.log(helpText(usage, dashboardFlags).trimEnd());
+  const { port, host: hostname, wait, attached } = { ...defaultsOf(dashboardFlags), ...values };
+  const { checkRun, createDashboard, ShownRuns } = await import("./dashboard.ts");
+  const runs = new ShownRuns(positionals.length > 0 || attached ? positionals : [await newestFolder()]);
+  if (!wait) await Promise.all(runs.folders.map(checkRun));
+  const closing = new AbortController();
+  const server = listen({ hostname, port }, createDashboard(runs, closing.signal).fetch);
+  console.log(`Dashboard: ${urlOf(server.addr)}/`);
+  if (attached) await untilClosed((run) => runs.add(run));
+  else await aborted(untilSignal());
+  closing.abort();
+  await shutDown(server);
+}
+
+/** Hears lines of standard input until it closes, as it does when whoever holds it ends. */
+async function untilClosed(hear: (line: string) => void): Promise<void> {
+  Deno.addSignalListener("SIGINT", () => {}); // a terminal's Ctrl-C means the one who holds it
+  let rest = "";
+  for await (const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop()!;
+    lines.filter((line) => line !== "").forEach(hear);
+  }
+}
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  serve,
+  generate,
+  tune,
+  dashboard,
+};
 
 async function main([name, ...args]: readonly string[]): Promise<void> {
   const command = Object.hasOwn(commands, name ?? "") ? commands[name] : undefined;

@@ -42,8 +42,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   };
 }
 
-function listen(
-  { hostname, port }: ServerOptions,
+/** Takes a port. @throws UserError where it can't be had. */
+export function listen(
+  { hostname, port }: Pick<ServerOptions, "hostname" | "port">,
   answer: Deno.ServeHandler<Deno.NetAddr>,
 ): Deno.HttpServer<Deno.NetAddr> {
   try {
@@ -60,14 +61,15 @@ function listen(
   }
 }
 
-async function shutDown(server: Deno.HttpServer): Promise<void> {
+export async function shutDown(server: Deno.HttpServer): Promise<void> {
   const late = Promise.withResolvers<void>();
   const timer = setTimeout(late.resolve, closingTime);
   await Promise.race([server.shutdown(), late.promise]);
   clearTimeout(timer);
 }
 
-function urlOf({ hostname, port }: Deno.NetAddr): string {
+/** Where a client on this machine reaches a server. */
+export function urlOf({ hostname, port }: Deno.NetAddr): string {
   const local = { "0.0.0.0": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
   return `http://${local.includes(":") ? `[${local}]` : local}:${port}`;
 }

@@ -99,6 +99,7 @@ export const fields = {
     "time kernels before the first step: new ones, or all again; a " +
       "resumed run keeps those it began with",
   ),
+  dashboard: text("", "a port of this machine at which a page shows the run while it trains; 0 takes a free one"),
   profile: flag("after the first steps, measure one kernel by kernel and print where its time goes"),
   tuneSeconds: number(30, "time for new kernels; what doesn't fit is tuned before the next run"),
 };
@@ -135,6 +136,7 @@ const changeable: readonly FieldName[] = [
   "tune",
   "tuneSeconds",
   "profile",
+  "dashboard",
 ];
 
 /** Two settings for one thing: a layer that sets one unsets what an earlier layer said of the other. */
@@ -247,6 +249,12 @@ function complete(given: Partial<Config>): Config {
   }
   if (minLearningRate > learningRate) {
     refuse(`Choose a smaller --min-learning-rate: ${minLearningRate} is above the peak ${learningRate}`);
+  }
+  if (!/^(\d{1,5})?$/.test(config.dashboard) || Number(config.dashboard) > 65535) {
+    refuse(`--dashboard: found ${JSON.stringify(config.dashboard)}, wanted a port from 0 to 65535`);
+  }
+  if (config.dashboard !== "" && config.communicator === "mpi") {
+    refuse("Start `deno task dashboard RUN` on its own: --dashboard doesn't go with --communicator mpi");
   }
   if (config.steps === 0 && config.epochs === 0) refuse("Give --steps or --epochs: both are 0");
   return config;

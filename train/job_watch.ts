@@ -26,6 +26,8 @@ export interface Watching {
   readonly hangSeconds: number;
   /** Called when every rank has given its first sign of life. */
   readonly onJoined?: () => void;
+  /** Called when the run's folder is known. */
+  readonly onRun?: (run: string) => void;
 }
 
 /** A process and the ranks in it. */
@@ -126,6 +128,7 @@ export class JobWatch implements AsyncDisposable {
       pulse.time = heard?.time;
       if (heard?.beat === undefined) return;
       const { step, run } = heard.beat;
+      if (run !== null && this.#beat.run === null) this.options.onRun?.(run);
       this.#beat = { step: Math.max(step, this.#beat.step), run: run ?? this.#beat.run };
     }));
     if (this.#joined || this.#pulses.some(({ time }) => time === undefined)) return;

@@ -4,7 +4,7 @@ import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
 import { reportFailure } from "../model/report.ts";
 import { readSettings } from "./config.ts";
-import { createConsole } from "./console.ts";
+import { type Console, createConsole } from "./console.ts";
 
 const PLOT_USAGE = `Draws a run's metrics as SVG files in its plots folder.
 
@@ -33,7 +33,9 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     const { supervise } = await import("./supervisor.ts");
     const console = createConsole({ shared: true });
     leftOut(found, adapters).forEach((line) => console.line(line));
-    return await supervise(settings, chosen, { console });
+    return await withDashboard(settings.config.dashboard, console, (onRun) => {
+      return supervise(settings, chosen, { console, onRun });
+    });
   },
   /** What a supervisor starts: a rank of the job in a folder, or all of its ranks. */
   async [HIDDEN]([folder, number]) {
@@ -70,6 +72,25 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<num
     print(await adaptersCommand(args));
   },
 };
+
+/** Does the work with a dashboard beside it, where a port was given for one. */
+async function withDashboard(
+  port: string,
+  console: Console,
+  work: (onRun?: (run: string) => void) => Promise<number>,
+): Promise<number> {
+  if (port === "") return await work();
+  const { startDashboard } = await import("./dashboard.ts");
+  await using dashboard = await startDashboard(Number(port));
+  console.line(`dashboard: ${dashboard.url}`);
+  let working = true;
+  dashboard.ended.then(() => working && console.line("the dashboard has ended; training goes on without it"));
+  try {
+    return await work((run) => dashboard.show(run));
+  } finally {
+    working = false;
+  }
+}
 
 function print(text: string): void {
   writeAllSync(Deno.stdout, new TextEncoder().encode(text));

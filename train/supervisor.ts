@@ -9,6 +9,7 @@ import type { AdapterChoice } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import type { Settings } from "./config.ts";
 import type { Console } from "./console.ts";
+import { denoCommand, permissionsOf } from "./deno_process.ts";
 import { type Beat, INTERRUPTED, type Job, writeJob } from "./job.ts";
 import { makeJobFolder } from "./job_folder.ts";
 import { type Ending, JobWatch, type StartRanks } from "./job_watch.ts";
@@ -26,6 +27,8 @@ export interface Supervising {
   readonly console: Pick<Console, "line">;
   /** Default: `train/main.ts rank`, with the permissions of the train task. */
   readonly start?: StartRanks;
+  /** Hears the run's folder as soon as it is known. */
+  readonly onRun?: (run: string) => void;
 }
 
 /**
@@ -163,7 +166,7 @@ async function runJob(
   settings: Settings,
   adapters: readonly AdapterChoice[],
   { stopping: { signal: stopping }, killing: { signal: killing } }: Signals,
-  { start = startRanks }: Supervising,
+  { start = startRanks, onRun }: Supervising,
 ): Promise<{ readonly ending: Ending; readonly beat: Beat }> {
   const { isolation, hangSeconds } = settings.config;
   using made = await makeJobFolder();
@@ -173,7 +176,7 @@ async function runJob(
   const sharedMemory = shares ? memory.use(createSharedFile(regionBytes(adapters.length))).name : null;
   const job: Job = { settings, adapters, isolation, sharedMemory, supervisor: Deno.pid };
   await writeJob(folder, job);
-  await using watch = new JobWatch(folder, job, { start, hangSeconds, onJoined: () => memory.dispose() });
+  await using watch = new JobWatch(folder, job, { start, hangSeconds, onRun, onJoined: () => memory.dispose() });
   watch.start();
   const askToStop = () => watch.stop();
   stopping.addEventListener("abort", askToStop);
@@ -184,7 +187,7 @@ async function runJob(
 }
 
 /** What the train task permits, but for starting processes. */
-const PERMISSIONS = project.tasks.train.command.split(" ").filter((word) => /^--(allow-(?!run)|no-prompt)/.test(word));
+const PERMISSIONS = permissionsOf(project.tasks.train.command);
 
 /** A process of the job in a folder: all its ranks, or one. @throws UserError where this process may not start Deno. */
 export function startRanks(folder: string, rank: number | null): Deno.ChildProcess {
@@ -199,11 +202,4 @@ export function startRanks(folder: string, rank: number | null): Deno.ChildProce
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
     throw new UserError("Cannot start ranks: run this as `deno task train`, with deno in the PATH", 4);
   }
-}
-
-/** This Deno where it may be started by its path, else the PATH's: --allow-run=deno permits that, and no link's target. */
-function denoCommand(): string {
-  const path = Deno.execPath();
-  const { state } = Deno.permissions.querySync({ name: "run", command: path });
-  return state === "granted" ? path : "deno";
 }
