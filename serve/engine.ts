@@ -37,7 +37,7 @@ export interface Readback {
 export interface EngineOptions {
   /** Default: up to 8 tokens within 25 ms. */
   readonly readback?: Readback;
-  /** Sequences that run at once. Default: 16. */
+  /** Sequences that run at once. Default: 64, or as many as a step has rows. */
   readonly maxSequences?: number;
   /** Rows of one step: what a step may take at most, and so how long a prompt can hold up others. Default: 128 on CPU drivers, else 512. */
   readonly maxBatchedTokens?: number;
@@ -219,7 +219,8 @@ export class CachedEngine implements Engine {
   }
 }
 
-function limitsOf(model: Model, { maxSequences = 16, maxBatchedTokens }: EngineOptions): SchedulerLimits {
+function limitsOf(model: Model, options: EngineOptions): SchedulerLimits {
+  const { maxBatchedTokens, maxSequences = Math.min(64, maxBatchedTokens ?? 64) } = options;
   const usual = Math.max(maxSequences, model.device.capabilities.cpu ? 128 : 512);
   return { maxSequences, maxBatchedTokens: maxBatchedTokens ?? usual };
 }

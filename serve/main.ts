@@ -12,6 +12,7 @@ import {
   texts,
   type Values,
 } from "../model/arguments.ts";
+import { type AdapterChoice, chooseAdapters, leftOut, listAdapters } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
 import { weightFormats } from "../model/scope.ts";
@@ -114,9 +115,25 @@ async function serve(args: readonly string[]): Promise<void> {
   await server[Symbol.asyncDispose]();
 }
 
+/** The adapters named, or all GPUs; undefined where WebGPU's own choice does. */
+async function adaptersOf(wanted: string): Promise<readonly AdapterChoice[] | undefined> {
+  const found = await listAdapters();
+  const chosen = chooseAdapters(found, wanted, 0);
+  for (const line of leftOut(found, wanted)) console.error(`note: ${line}`);
+  return wanted === "" && chosen.length === 1 ? undefined : chosen;
+}
+
 async function sourcesOf(settings: Settings): Promise<ModelSource[]> {
   const { dtype, lazy, chatTemplate } = settings;
-  const options = { dtype, lazy, chatTemplate: chatTemplate || undefined, engine: engineOf(settings), warm: true };
+  const adapters = await adaptersOf(settings.adapters);
+  const options = {
+    dtype,
+    lazy,
+    chatTemplate: chatTemplate || undefined,
+    engine: engineOf(settings),
+    adapters,
+    warm: true,
+  };
   return await Promise.all((settings.model.length > 0 ? settings.model : [""]).map(async (given) => {
     const path = await find(given);
     const source = await modelSource(path, options);

@@ -1,5 +1,6 @@
 /** From a path to a model that answers: finds the folder, reads its tokenizer and stop tokens, opens the engine in a Worker. */
 import { basename, join, resolve } from "node:path";
+import type { AdapterChoice } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import { standingFolder } from "../model/files.ts";
 import { defaultSampling } from "../model/generate.ts";
@@ -9,7 +10,8 @@ import { readChat } from "./chat.ts";
 import { loadTokenizer } from "../model/tokenizer.ts";
 import type { ServedModel } from "./job.ts";
 import type { ModelSource } from "./models.ts";
-import { openLasting } from "./lasting_engine.ts";
+import { Fleet, type FleetEngine } from "./fleet.ts";
+import { type LastingOptions, openLasting } from "./lasting_engine.ts";
 import { openRemoteEngine, type RemoteEngine } from "./remote_engine.ts";
 import type { OpenEngineOptions } from "./wire.ts";
 
@@ -53,7 +55,9 @@ async function readStopTokens(folder: string): Promise<readonly number[]> {
   return [];
 }
 
-export interface OpenModelOptions extends OpenEngineOptions {
+export interface OpenModelOptions extends Omit<OpenEngineOptions, "adapter"> {
+  /** An engine is opened for each. Default: one, on the adapter that WebGPU gives. */
+  readonly adapters?: readonly (AdapterChoice | undefined)[];
   /** A Jinja file, or `chatml`, in place of the model's own chat template. */
   readonly chatTemplate?: string;
   /** Told when the engine fails and is opened again. Default: standard error. */
@@ -76,14 +80,17 @@ export async function modelSource(
  */
 export async function openModel(
   model: string | ModelPath,
-  { chatTemplate, say = console.error, ...options }: OpenModelOptions = {},
+  { chatTemplate, adapters = [undefined], say = console.error, ...options }: OpenModelOptions = {},
 ): Promise<ServedModel & AsyncDisposable> {
   const path = typeof model === "string" ? await findModel(model) : model;
   const tokenizer = await loadTokenizer(path.folder);
   const chat = await readChat(path.folder, tokenizer.config, chatTemplate);
   const named = await readStopTokens(path.folder);
   const stopTokens = named.length > 0 || tokenizer.endOfText === undefined ? named : [tokenizer.endOfText];
-  const engine = await openLasting({ open: () => openTried(path.folder, options), say });
+  const engine = await openFleet(adapters.map((adapter) => ({
+    open: () => openTried(path.folder, { ...options, adapter }),
+    say,
+  })));
   return {
     name: path.name,
     engine,
@@ -93,6 +100,18 @@ export async function openModel(
     healthy: () => engine.healthy,
     [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
   };
+}
+
+/** Opens engines one after the other: which adapter a thread gets is the process's environment's to say. */
+async function openFleet(members: readonly LastingOptions[]): Promise<FleetEngine> {
+  const engines: FleetEngine[] = [];
+  try {
+    for (const member of members) engines.push(await openLasting(member));
+  } catch (error) {
+    for (const engine of engines) await engine[Symbol.asyncDispose]();
+    throw error;
+  }
+  return engines.length === 1 ? engines[0] : new Fleet(engines);
 }
 
 async function openTried(folder: string, options: OpenEngineOptions): Promise<RemoteEngine> {

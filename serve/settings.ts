@@ -42,11 +42,15 @@ export const fields = {
   corsOrigin: texts("origin whose pages may ask, or *; may repeat"),
   rateLimit: integer(0, "requests a minute for each key, or each address without keys; 0 sets no limit"),
 
+  adapters: text(
+    "",
+    "adapters, each with an engine: names or numbers of `deno task adapters` by comma, or all; every GPU if empty",
+  ),
   kvMemory: text(
     "",
     "memory for keys and values of each model, as 512M or 2G; by default a context a sequence, up to 512M",
   ),
-  maxSequences: integer(64, "texts of a model that are generated at once", { min: 1, max: 1024 }),
+  maxSequences: integer(0, "texts of a model that are generated at once; 0 for 64", { min: 0, max: 1024 }),
   maxBatchedTokens: integer(0, "rows of one step: how long a prompt may hold up others; 0 lets the adapter decide"),
   maxQueue: integer(256, "texts that may wait for each model; more get 429"),
 
@@ -165,9 +169,15 @@ export function operationOf(settings: Settings): OperationOptions {
 }
 
 export function engineOf({ kvMemory, maxSequences, maxBatchedTokens }: Settings): EngineOptions {
+  if (maxBatchedTokens > 0 && maxBatchedTokens < maxSequences) {
+    throw new UserError(
+      `Raise --max-batched-tokens: ${maxSequences} texts at once need as many rows, found ${maxBatchedTokens}`,
+      2,
+    );
+  }
   return {
     kvMemory: kvMemory === "" ? undefined : parseBytes(kvMemory, "kv-memory"),
-    maxSequences,
+    maxSequences: maxSequences || undefined,
     maxBatchedTokens: maxBatchedTokens || undefined,
   };
 }

@@ -1,4 +1,5 @@
 /** What passes between a Worker with an engine and the thread that asks it: messages and errors as plain data. Knows neither end. */
+import type { AdapterChoice } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import type { WeightFormat } from "../model/scope.ts";
 import type { Engine, EngineStats, Generated, Sampling, TokenLogprob } from "../model/generate.ts";
@@ -11,6 +12,8 @@ export interface OpenEngineOptions {
   /** Format of the weights in memory. Default: f32. */
   readonly dtype?: WeightFormat;
   readonly engine?: EngineOptions;
+  /** The adapter to open; whichever WebGPU gives where missing. */
+  readonly adapter?: AdapterChoice;
   /** Compiles what usual requests need, so that the first request is as fast as others. Default: no. */
   readonly warm?: boolean;
 }

@@ -1,25 +1,14 @@
 /** A folder served with a real engine: PyTorch's numbers, both commands, the openai client. */
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import OpenAI from "openai";
 import { readSafetensors } from "../../model/safetensors.ts";
 import { createApp } from "../../serve/app.ts";
 import { assertClose } from "../close.ts";
-import { bytes, post } from "./serving.ts";
+import { modelFolder } from "./model_folder.ts";
+import { post } from "./serving.ts";
 
 const fixture = new URL("../fixtures/gpt2-tiny/", import.meta.url);
 const vocabSize = 193;
-
-/** A model folder: PyTorch's tiny GPT-2, with a byte a token (so its vocabulary has no é). */
-async function modelFolder(): Promise<AsyncDisposable & { path: string }> {
-  const parent = await Deno.makeTempDir();
-  const path = join(parent, "tiny");
-  await bytes.save(path);
-  for (const file of ["config.json", "generation_config.json", "model.safetensors"]) {
-    await Deno.copyFile(new URL(file, fixture), join(path, file));
-  }
-  return { path, [Symbol.asyncDispose]: () => Deno.remove(parent, { recursive: true }) };
-}
 
 /** Log-softmax of a row of logits, in f64. */
 function logSoftmax(logits: ArrayLike<number>): number[] {

@@ -90,6 +90,8 @@ Deno.test("sizes are bytes with powers of 1,024", async () => {
   const settings = await read(["--kv-memory", "64M", "--max-sequences", "8", "--max-body", "1K"]);
   assert.deepEqual(engineOf(settings), { kvMemory: 67108864, maxSequences: 8, maxBatchedTokens: undefined });
   assert.equal(operationOf(settings).maxBodyBytes, 1024);
+  const few = await read(["--max-sequences", "8", "--max-batched-tokens", "4"]);
+  assert.throws(() => engineOf(few), (error) => error instanceof UserError && error.exitCode === 2);
 });
 
 Deno.test("help names every setting, and the flag that switches keys off", async () => {
