@@ -4,6 +4,8 @@
 export interface Sampling {
   /** Tokens to generate at most. */
   readonly maxTokens: number;
+  /** Stop tokens can't be chosen before so many tokens were. */
+  readonly minTokens: number;
   /** Divides the logits; 0 takes the most likely token. */
   readonly temperature: number;
   /** Nucleus: the smallest set of most likely tokens whose probability reaches it (Holtzman et al. 2019); 1 keeps all. */
@@ -29,6 +31,7 @@ export interface Sampling {
 
 export const defaultSampling: Sampling = {
   maxTokens: 16,
+  minTokens: 0,
   temperature: 1,
   topP: 1,
   topK: 0,

@@ -7,6 +7,9 @@ import type { Sampling, TokenLogprob } from "./generate.ts";
 /** Alternatives a graph reports where any are wanted: the most that OpenAI's API asks for. */
 export const TOP_LOGPROBS = 20;
 
+/** Added to the logit of a token that must not be chosen: far below all others, and finite, as kernels want their numbers. */
+const MASKED = -1e30;
+
 /** What choosing needs besides temperature and truncation; each wish is another graph. */
 export interface Wishes {
   /** Penalties or bias. */
@@ -18,7 +21,9 @@ export interface Wishes {
 /** Which graph these settings need. */
 export function wishesOf(sampling: Sampling): Wishes {
   const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, logprobs } = sampling;
-  const adjust = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 || logitBias.size > 0;
+  const { minTokens, stopTokens } = sampling;
+  const penalties = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
+  const adjust = penalties || logitBias.size > 0 || (minTokens > 0 && stopTokens.length > 0);
   return { adjust, top: logprobs > 0 };
 }
 
@@ -100,10 +105,12 @@ export class History {
   /** Tokens to adjust: each with its count and bias. None where nothing is wished. */
   adjustments(): { readonly token: number; readonly count: number; readonly bias: number }[] {
     if (!this.wishes.adjust) return [];
-    const { logitBias } = this.sampling;
-    return [...new Set([...this.#counts.keys(), ...logitBias.keys()])].map((token) => {
+    const { logitBias, minTokens, stopTokens } = this.sampling;
+    const masked = new Set(this.#position < minTokens ? stopTokens : []);
+    return [...new Set([...this.#counts.keys(), ...logitBias.keys(), ...masked])].map((token) => {
       const count = this.#counts.get(token);
-      return { token, count: count === undefined ? 0 : (count | SEEN) >>> 0, bias: logitBias.get(token) ?? 0 };
+      const bias = masked.has(token) ? MASKED : logitBias.get(token) ?? 0;
+      return { token, count: count === undefined ? 0 : (count | SEEN) >>> 0, bias };
     });
   }
 }

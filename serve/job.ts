@@ -59,6 +59,10 @@ export function prepare(model: ServedModel, request: CompletionRequest): Job {
   for (const token of request.stop_token_ids) {
     if (token >= model.engine.vocabSize) throw outOfRange(token, model, "stop_token_ids");
   }
+  if (request.min_tokens > request.max_tokens) {
+    const { min_tokens, max_tokens } = request;
+    throw new RequestError(400, `Lower min_tokens: it is ${min_tokens}, and max_tokens ${max_tokens}`, "min_tokens");
+  }
   const prompts = request.prompt.map((input) => toPrompt(model, request, input));
   return {
     model,
@@ -154,6 +158,7 @@ function toSampling(model: ServedModel, request: CompletionRequest, seed: number
   const ends = request.ignore_eos ? [] : model.stopTokens ?? (endOfText === undefined ? [] : [endOfText]);
   return {
     maxTokens: request.max_tokens,
+    minTokens: request.min_tokens,
     temperature: request.top_p === 0 ? 0 : request.temperature, // the smallest set of likely tokens is the likeliest alone
     topP: request.top_p === 0 ? 1 : request.top_p,
     topK: Math.max(0, request.top_k),

@@ -132,9 +132,6 @@ export function checkRequest(request: CompletionRequest): void {
       "best_of",
     );
   }
-  if (request.min_tokens > 0) {
-    throw new RequestError(400, "Leave out min_tokens: only max_tokens and ignore_eos set a length", "min_tokens");
-  }
   if (request.prompt_logprobs !== undefined && request.stream) {
     throw new RequestError(400, "Set stream to false or leave out prompt_logprobs", "prompt_logprobs");
   }

@@ -39,7 +39,7 @@ async function* runTask(job: Job, { index, prompt, sampling }: Task, signal: Abo
   const { model, request } = job;
   const text = createTextStream(model.tokenizer, request.stop);
   const waiting: (TokenLogprob | null)[] = []; // of tokens whose text is held back
-  let generated = 0;
+  let [generated, made] = [0, 0];
   const delta = ({ text, pieces }: Pick<Released, "text" | "pieces">, finish: Delta["finish"]): Delta => {
     const logprobs = waiting.splice(0, pieces.length);
     const tokens = pieces.map((piece, i) => ({ ...piece, logprob: logprobs[i] }));
@@ -56,9 +56,10 @@ async function* runTask(job: Job, { index, prompt, sampling }: Task, signal: Abo
   if (sampling.maxTokens === 0) return yield delta(text.end(), "length");
   for await (const token of model.engine.generate(prompt.tokens, sampling, signal)) {
     generated++;
+    made++;
     if (token.finish === "stop") return yield delta(text.end(), "stop");
     waiting.push(token);
-    const released = text.push(token.token);
+    const released = made > request.min_tokens ? text.push(token.token) : text.echo(token.token);
     if (released.stopped) return yield delta(released, "stop");
     if (token.finish === "length") {
       const rest = text.end();

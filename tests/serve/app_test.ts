@@ -140,7 +140,7 @@ Deno.test("wrong types and ranges are named", async () => {
     logit_bias: [[], 7, { a: 1 }, { "1.5": 1 }, { "-1": 1 }, { "01": 1 }, { "1": "x" }, { "1": 101 }, { "257": 1 }],
     stop_token_ids: [7, ["a"], [-1], [1.5], [257], Array(65).fill(1)],
     ignore_eos: ["true", 1],
-    min_tokens: [-1, 1.5, "1", 1],
+    min_tokens: [-1, 1.5, "1", 17],
     prompt_logprobs: [-1, 6, true],
     stream: ["true", 1],
     user: [7],

@@ -20,6 +20,7 @@ Deno.test("defaults are OpenAI's", async () => {
   const { seed: _, ...sampling } = mock.engine.calls[0].sampling;
   assert.deepEqual(sampling, {
     maxTokens: 16,
+    minTokens: 0,
     temperature: 1,
     topP: 1,
     topK: 0,
@@ -58,6 +59,7 @@ Deno.test("all sampling parameters reach the engine; null means the default", as
   assert.deepEqual(mock.engine.calls[0].prompt, [65, 66]);
   assert.deepEqual(mock.engine.calls[0].sampling, {
     maxTokens: 3,
+    minTokens: 0,
     temperature: 0.5,
     topP: 0.9,
     topK: 40,
@@ -269,4 +271,16 @@ Deno.test("prompt_logprobs give each prompt token's, by id, however many logprob
   assert.deepEqual(choices.map((choice) => choice.text), ["c", "c", "d", "d"]);
   const without = await complete(mock.app, { prompt: "ab", max_tokens: 1 });
   assert.ok(!("prompt_logprobs" in without.choices[0]));
+});
+
+Deno.test("min_tokens holds stop tokens and stop strings off until so many tokens are made", async () => {
+  await using mock = await serveMock(saying("a.b.c.d"));
+  const text = async (fields: Record<string, unknown>) =>
+    (await complete(mock.app, { prompt: "x", stop: ".", ...fields })).choices[0].text;
+  assert.equal(await text({}), "a");
+  assert.equal(await text({ min_tokens: 1 }), "a");
+  assert.equal(await text({ min_tokens: 2 }), "a.b");
+  assert.equal(await text({ min_tokens: 3 }), "a.b");
+  assert.equal(await text({ min_tokens: 6 }), "a.b.c.d");
+  assert.deepEqual(mock.engine.calls.map(({ sampling }) => sampling.minTokens), [0, 1, 2, 3, 6]);
 });

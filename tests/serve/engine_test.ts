@@ -72,6 +72,7 @@ Deno.test("penalties, bias, seeds and truncation choose the same tokens in both"
     { temperature: 1.3, topK: 7, seed: 4 },
     { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5 },
     { temperature: 0.7, repetitionPenalty: 1.4, seed: 9, logitBias: new Map([[5, 3], [17, -100]]) },
+    { temperature: 1, seed: 3, minTokens: 8, stopTokens: Array.from({ length: 150 }, (_, token) => token) },
   ];
   for (const wish of wishes) {
     const sampling = { ...greedy, maxTokens: 20, ...wish };
@@ -120,6 +121,9 @@ Deno.test("stop tokens, limits, aborts and a full context end a generation", asy
   const stopped = await all(engine, prompt(5), { ...greedy, stopTokens: [made[3].token] });
   assert.equal(stopped.at(-1)!.finish, "stop");
   assert.ok(stopped.length <= 4);
+  const stopTokens = [made[0].token, made[3].token];
+  const later = await all(engine, prompt(5), { ...greedy, stopTokens, minTokens: 6, maxTokens: 60 });
+  assert.ok(later.length > 6 && later.slice(0, 6).every(({ token }) => !stopTokens.includes(token)));
   assert.equal((await all(engine, prompt(150), greedy)).length, 1);
   const abort = new AbortController();
   const taken: Generated[] = [];
