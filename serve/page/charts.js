@@ -115,6 +115,7 @@ class Chart {
   draw(runs, view) {
     this.view = view;
     this.#series = runs.flatMap((run) => seriesOf(this.kind, run, view)).filter(({ x }) => x.length > 0);
+    this.canvas.hidden = this.#series.length === 0;
     const data = this.#series.length === 0 ? [[]] : uPlot.join(this.#series.map(({ x, y }) => [x, y]));
     const key = JSON.stringify([view.x, view.log, view.theme, this.#series.map(({ label, color }) => [label, color])]);
     if (key === this.#key && this.#plot) this.#plot.setData(data);
@@ -236,7 +237,7 @@ class Chart {
 }
 
 /** Curves of one run in one chart. A noisy measure is drawn faint, its running mean over it. */
-function seriesOf(kind, { name, color, curves }, view) {
+function seriesOf(kind, { name, color, heldOutColor, curves }, view) {
   const positive = (values) => (view.log && kind.log ? values.map((value) => (value > 0 ? value : null)) : values);
   const line = (label, x, raw, more) => {
     const [tx, ty] = thinned(x, positive(more.y ?? raw));
@@ -260,18 +261,23 @@ function seriesOf(kind, { name, color, curves }, view) {
     ...made,
     line(`${name} held-out`, curves.heldOutX(view.x), held.loss, {
       dash: [6, 4],
+      color: heldOutColor,
       points: held.step.length < 60,
       width: 1.5,
     }),
   ];
 }
 
-/** @returns a function that draws all charts of these runs: `{ name, color, curves }`, colors being names of CSS variables. */
+/** @returns a function that draws all charts of these runs: `{ name, color, curves }`, colors being names of CSS variables. The held-out
+ * loss has a color of its own where it is that of one run. */
 export function createCharts(parent) {
   const charts = kinds.map((kind) => new Chart(kind, parent));
   return (runs, view) => {
     const theme = colorOf("--ink");
-    const colored = runs.map((run) => ({ ...run, color: colorOf(run.color) }));
+    const colored = runs.map((run) => {
+      const heldOutColor = colorOf(runs.length === 1 ? "--held-out" : run.color);
+      return { ...run, color: colorOf(run.color), heldOutColor };
+    });
     for (const chart of charts) chart.draw(colored, { ...view, theme });
   };
 }

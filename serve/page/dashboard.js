@@ -27,6 +27,7 @@ function drawNow() {
     shown.map(({ label, index }) => ({ name: label, color: `--run-${index % 8}`, curves: curvesOf(index) })),
     view(),
   );
+  form.classList.toggle("several", shown.length > 1);
   showSamples(at("samples"), shown);
   showConfig(at("config"), shown);
 }
