@@ -2,30 +2,22 @@
  * How fast GPT-2 124M's shape decodes, with random weights in each format: one stream through the engine, and one step of
  * 4 and 16 rows as its kernels take it. It knows no peer.
  */
-import { type Device, openDevice } from "../kernels/gpu/device.ts";
-import { count, Graph } from "../kernels/gpu/graph.ts";
+import { openDevice } from "../kernels/gpu/device.ts";
+import { Graph } from "../kernels/gpu/graph.ts";
 import { compile } from "../kernels/gpu/program.ts";
 import { cachedChoices } from "../kernels/gpu/tune.ts";
 import { cacheFolder } from "../kernels/gpu/tune_cache.ts";
 import { sample } from "../kernels/sample.ts";
 import { cacheNames, pagedContext } from "../model/context.ts";
 import { defaultSampling } from "../model/generate.ts";
-import { type Gpt2Config, gpt2Defaults } from "../model/gpt2_config.ts";
 import { logits } from "../model/linear.ts";
-import { Model } from "../model/model.ts";
+import type { Model } from "../model/model.ts";
 import type { WeightFormat } from "../model/scope.ts";
 import { createEngine } from "../serve/engine.ts";
 import { driverOf } from "../train/adapters.ts";
 import { type Bench, type BenchOptions, type Result, resultOf, select } from "./harness.ts";
+import { GPT2, randomModel } from "./random_model.ts";
 
-const CONFIG: Gpt2Config = {
-  ...gpt2Defaults,
-  vocab_size: 50257,
-  n_positions: 1024,
-  n_embd: 768,
-  n_head: 12,
-  n_layer: 12,
-};
 const FORMATS: readonly WeightFormat[] = ["f32", "bf16", "int8", "int4"];
 const PROMPT = 112;
 const ROWS = [4, 16];
@@ -50,36 +42,21 @@ export async function benchDecode(options: BenchOptions): Promise<Bench> {
   const results: Result[] = [];
   for (const { name, weights, rows } of select(CASES, options.case)) {
     options.progress(name);
-    using model = randomModel(device, weights);
+    using model = randomModel(device, GPT2, weights);
     const repeats = options.repeats ?? REPEATS;
     const times = rows === undefined ? await stream(model, repeats) : await step(model, rows, repeats);
     const peak_device_bytes = device.bytes;
     results.push({ ...resultOf(name, times, { tokens: rows ?? 1 }), peak_device_bytes });
   }
-  const config = { prompt: PROMPT, ...CONFIG };
+  const config = { prompt: PROMPT, ...GPT2 };
   return { name: "decode", adapter: device.name, driver: driverOf(device.info), config, results };
-}
-
-/** Weights of about the usual size from a generator that costs no time: normal numbers would take longer than the bench. */
-function randomModel(device: Device, weights: WeightFormat): Model {
-  const model = new Model(device, CONFIG, { weights, serving: true });
-  let state = 1;
-  for (const parameter of model.declared) {
-    const values = new Float32Array(count({ shape: parameter.shape, dtype: "f32" }));
-    for (let i = 0; i < values.length; i++) {
-      state = (Math.imul(state, 1664525) + 1013904223) | 0;
-      values[i] = state * 2e-11;
-    }
-    model.write(parameter, values);
-  }
-  return model;
 }
 
 /** Milliseconds between tokens of one stream; the first, which waits for the prompt, and the second, which compiles, don't count. */
 async function stream(model: Model, repeats: number): Promise<number[]> {
   // One token a readback: those read together come with no time between.
   await using engine = createEngine(model, { readback: { tokens: 1, milliseconds: 0 } });
-  const prompt = Uint32Array.from({ length: PROMPT }, (_, i) => i * 37 % CONFIG.vocab_size);
+  const prompt = Uint32Array.from({ length: PROMPT }, (_, i) => i * 37 % GPT2.vocab_size);
   const times: number[] = [];
   let last = performance.now();
   for await (const _ of engine.generate(prompt, { ...defaultSampling, temperature: 0, maxTokens: repeats + 2 })) {
@@ -98,7 +75,7 @@ async function step(model: Model, rows: number, repeats: number): Promise<number
   const context = pagedContext(graph, {
     rows,
     sequences: rows,
-    blocks: CONFIG.n_positions / BLOCK,
+    blocks: GPT2.n_positions / BLOCK,
     blockSize: BLOCK,
     blocksPerSequence: blocks,
   });
@@ -106,14 +83,14 @@ async function step(model: Model, rows: number, repeats: number): Promise<number
   const hidden = model.architecture.hidden(scope, context);
   const all = logits(hidden, model.architecture.unembed(scope), scope.formats);
   const [params, settings] = [graph.input("sampling", [rows, 4]), graph.input("settings", [rows, 4], "u32")];
-  const { tokens } = sample(all, params, settings, CONFIG.vocab_size);
+  const { tokens } = sample(all, params, settings, GPT2.vocab_size);
   using program = await compile(model.device, graph, { tokens }, model.store, { keep: true });
   program.write({
     tokens: new Uint32Array(rows).fill(7),
     positions: new Uint32Array(rows).fill(PROMPT),
     slots: Uint32Array.from({ length: rows }, (_, row) => row),
     sequences: Uint32Array.from({ length: rows }, (_, row) => row),
-    block_table: Uint32Array.from({ length: rows * blocks }, (_, i) => i % (CONFIG.n_positions / BLOCK)),
+    block_table: Uint32Array.from({ length: rows * blocks }, (_, i) => i % (GPT2.n_positions / BLOCK)),
   });
   const times: number[] = [];
   for (let repeat = 0; repeat <= repeats; repeat++) {
@@ -126,7 +103,7 @@ async function step(model: Model, rows: number, repeats: number): Promise<number
 }
 
 function allocateCache(model: Model): void {
-  const shape = [CONFIG.n_positions, CONFIG.n_head, CONFIG.n_embd / CONFIG.n_head];
-  const names = Array.from({ length: CONFIG.n_layer }, (_, layer) => Object.values(cacheNames(layer))).flat();
+  const shape = [GPT2.n_positions, GPT2.n_head, GPT2.n_embd / GPT2.n_head];
+  const names = Array.from({ length: GPT2.n_layer }, (_, layer) => Object.values(cacheNames(layer))).flat();
   model.store.allocate("cache", names.map((name) => ({ name, shape, dtype: "f32" })));
 }

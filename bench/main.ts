@@ -12,6 +12,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
   attention: async (options) => await (await import("./attention.ts")).benchAttention(options),
   step: async (options) => await (await import("./step.ts")).benchStep(options),
   decode: async (options) => await (await import("./decode.ts")).benchDecode(options),
+  serve: async (options) => await (await import("./serve.ts")).benchServe(options),
   tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
   allreduce: async (options) => await (await import("./allreduce.ts")).benchAllreduce(options),
   scaling: async (options) => await (await import("./scaling.ts")).benchScaling(options),

@@ -3,7 +3,6 @@
  * GPU. Where one runs alone, several steps follow each other there and one wait reads their tokens. It knows no text and
  * no HTTP.
  */
-import { setImmediate } from "node:timers";
 import { UserError } from "../model/errors.ts";
 import {
   checkPrompt,
@@ -19,6 +18,7 @@ import { Blocks } from "./blocks.ts";
 import { Generation, type Request, Scoring } from "./requests.ts";
 import { blockBytes, Runner } from "./runner.ts";
 import { type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { createTurns } from "./turns.ts";
 
 /** Positions in a block of the cache. */
 const BLOCK = 16;
@@ -61,6 +61,8 @@ export class CachedEngine implements Engine {
   readonly #readback: Readback;
   readonly #scheduler: Scheduler<Request>;
   readonly #runner: Runner;
+  /** Lets messages in: the GPU is waited for without giving the event loop a turn. */
+  readonly #nextTurn = createTurns();
   #working: Promise<void> | undefined;
   #closed = false;
   #steps = 0;
@@ -155,7 +157,7 @@ export class CachedEngine implements Engine {
   async #work(): Promise<void> {
     try {
       while (this.#busy) {
-        await nextTurn();
+        await this.#nextTurn();
         await this.#step();
       }
     } catch (error) {
@@ -241,11 +243,6 @@ function blockCount(model: Model, sequences: number, kvMemory: number | undefine
   }
   const { maxStorageBufferBindingSize: bound } = model.device.capabilities.limits;
   return Math.max(context, Math.min(count, Math.floor(bound / one)));
-}
-
-/** Lets messages in: the GPU is waited for without giving the event loop a turn. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(() => resolve()));
 }
 
 const engines = new WeakMap<Model, CachedEngine>();

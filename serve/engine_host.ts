@@ -1,7 +1,7 @@
 /** The Worker's end of an engine: opens it when asked, answers requests, hears aborts meanwhile. Knows no model and no GPU. */
-import { setImmediate } from "node:timers";
 import type { Engine, EngineStats, Sampling } from "../model/generate.ts";
 import { type FromWorker, type OpenEngineOptions, toFailure, type ToWorker } from "./wire.ts";
+import { createTurns } from "./turns.ts";
 
 /** The Worker's global scope, as far as it is needed here. */
 export interface WorkerPort {
@@ -30,6 +30,8 @@ class EngineHost {
   readonly #resources = new AsyncDisposableStack();
   readonly #aborts = new Map<number, AbortController>();
   readonly #running = new Set<Promise<void>>();
+  /** Lets messages in: an engine that never waits for long would keep an abort from being read. */
+  readonly #nextTurn = createTurns();
   #engine!: Engine;
   #reported: EngineStats | undefined;
 
@@ -86,7 +88,7 @@ class EngineHost {
       for await (const token of this.#engine.generate(prompt, sampling, controller.signal)) {
         if (controller.signal.aborted) break;
         this.#post({ type: "token", id, token });
-        await nextTurn();
+        await this.#nextTurn();
       }
       this.#post({ type: "end", id });
     } finally {
@@ -101,9 +103,4 @@ class EngineHost {
     this.#post({ type: "closed" });
     this.port.close();
   }
-}
-
-/** Lets messages in: an engine that never waits for long would keep an abort from being read. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(() => resolve()));
 }
