@@ -88,18 +88,18 @@ async function together(open: () => Model, asks: readonly Ask[], options: Engine
   return { answers, stats: engine.stats };
 }
 
-Deno.test("8 and 16 requests at once are each answered as alone", async () => {
+Deno.test("8 and 64 requests at once are each answered as alone", async () => {
   const device = await testDevice();
   const open = await loadModel(device, FIXTURE);
   using model = open;
   await using engine = createEngine(model);
-  for (const count of [8, 16]) {
+  for (const count of [8, 64]) {
     const wanted = asks(count, (i) => 1 + (i * 5) % 20, 20);
     const expected = await oneByOne(engine, wanted);
     const before = engine.stats.steps;
     sameAnswers(await Promise.all(wanted.map((ask) => answer(engine, ask))), expected);
     assert.ok(
-      engine.stats.steps - before <= 24,
+      engine.stats.steps - before <= 24 + count / 8, // prompts first, in steps of 128 rows
       `${engine.stats.steps - before} steps for ${count} answers of 20 tokens`,
     );
     assert.equal(engine.stats.freeBlocks, engine.stats.blocks);
