@@ -200,7 +200,7 @@ export function resumedConfig(saved: Config, given: Partial<Config>): Config {
       2,
     );
   }
-  return complete(layered(saved, given));
+  return complete(layered({ ...saved, dashboard: "" }, given)); // a page was wished for that time; its port may be taken
 }
 
 /** Settings saved in a run, checked like a file a person wrote. @throws UserError where they aren't whole. */

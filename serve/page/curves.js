@@ -67,14 +67,13 @@ export class Curves {
   }
 }
 
-/** A running mean that forgets by `weight` a value, unbiased from the first on; gaps stay gaps. */
+/** A running mean that forgets by `weight` a value, faster among the first, where values still change much; gaps stay gaps. */
 export function smoothed(values, weight) {
-  let [mean, norm] = [0, 0];
+  let [mean, seen] = [0, 0];
   return values.map((value) => {
     if (value === null) return null;
-    mean = weight * mean + (1 - weight) * value;
-    norm = weight * norm + (1 - weight);
-    return mean / norm;
+    const kept = Math.min(weight, 1 - 1 / Math.max(1, seen++ / 10));
+    return mean = kept * mean + (1 - kept) * value;
   });
 }
 

@@ -73,8 +73,9 @@ export function showSamples(parent, runs) {
   const key = JSON.stringify(runs.map(({ label, samples }) => [label, samples]));
   if (parent.dataset.key === key) return;
   parent.dataset.key = key;
+  const most = Math.ceil(5 / runs.length);
   const made = runs.flatMap(({ label, samples }) =>
-    samples.toReversed().map(({ step, text }) => {
+    samples.slice(-most).toReversed().map(({ step, text }) => {
       const head = element("h3", {
         textContent: `${runs.length > 1 ? `${label}, ` : ""}after update ${number.format(step)}`,
       });
@@ -95,7 +96,10 @@ export function showConfig(parent, runs) {
     value,
   ) => (value === undefined || value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
   const names = [...new Set(runs.flatMap(({ config }) => Object.keys(config)))];
-  const differs = (name) => new Set(runs.map(({ config }) => text(config[name]))).size > 1;
+  const differs = (name) => {
+    const known = runs.filter(({ config }) => name in config); // a run of an older version has fewer
+    return new Set(known.map(({ config }) => text(config[name]))).size > 1;
+  };
   const ordered = [...names.filter(differs), ...names.filter((name) => !differs(name))];
   const head = element(
     "tr",

@@ -133,6 +133,8 @@ Deno.test("a resumed run keeps its settings and names those that differ", async 
   assert.deepEqual(resumed, { ...saved, resume: true, steps: 80, logEvery: 5 });
   assert.deepEqual(resumedConfig(saved, { nLayer: 2 }), saved);
   assert.equal(resumedConfig(saved, { epochs: 3 }).steps, 0);
+  assert.equal(resumedConfig({ ...saved, dashboard: "8080" }, {}).dashboard, "");
+  assert.equal(resumedConfig(saved, { dashboard: "0" }).dashboard, "0");
   assert.throws(
     () => resumedConfig(saved, { nLayer: 3, seed: 9, logEvery: 2 }),
     /other settings: nLayer was 2, now 3; seed was 1, now 9; drop them/,
