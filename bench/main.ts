@@ -13,6 +13,7 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
   step: async (options) => await (await import("./step.ts")).benchStep(options),
   decode: async (options) => await (await import("./decode.ts")).benchDecode(options),
   serve: async (options) => await (await import("./serve.ts")).benchServe(options),
+  soak: async (options) => await (await import("./soak.ts")).benchSoak(options),
   tokenizer: async (options) => await (await import("./tokenizer.ts")).benchTokenizer(options),
   allreduce: async (options) => await (await import("./allreduce.ts")).benchAllreduce(options),
   scaling: async (options) => await (await import("./scaling.ts")).benchScaling(options),
@@ -22,7 +23,10 @@ const benches: Readonly<Record<string, (options: BenchOptions) => Promise<Bench>
 
 const fields = {
   case: text("", "measure this case alone, or all whose name holds the text"),
-  repeats: integer(0, "repeats that count, after the warm-up; 0: the bench's own number", { min: 0, max: 1000 }),
+  repeats: integer(0, "repeats that count, after the warm-up; soak: minutes; 0: the bench's own number", {
+    min: 0,
+    max: 1000,
+  }),
   tune: choice(["off", "cached", "full"], "cached", "time kernels before measuring: new ones, or all again"),
   tuneSeconds: number(30, "time for a case's new kernels"),
   profile: flag("step: print where the time of a step goes, kernel by kernel"),

@@ -39,11 +39,11 @@ export async function openServer(folder: string, more: readonly string[] = []): 
   }
 }
 
-/** Memory that a process holds, on Linux. */
+/** Memory that a process holds, where there is a `ps`: Deno keeps /proc to those who may do everything. */
 async function residentBytes(pid: number): Promise<number | undefined> {
-  const status = await Deno.readTextFile(`/proc/${pid}/status`).catch(() => "");
-  const kilobytes = /VmRSS:\s+(\d+) kB/.exec(status)?.[1];
-  return kilobytes === undefined ? undefined : Number(kilobytes) * 1024;
+  const ps = new Deno.Command("ps", { args: ["-o", "rss=", "-p", String(pid)], stderr: "null" });
+  const kilobytes = await ps.output().then(({ stdout }) => Number(new TextDecoder().decode(stdout)), () => 0);
+  return kilobytes > 0 ? kilobytes * 1024 : undefined;
 }
 
 /** When tokens of a stream came, in milliseconds after it was asked for. */
