@@ -106,7 +106,7 @@ export class CachedEngine implements Engine {
     };
   }
 
-  /** Compiles what usual requests need, so that the first ones are as fast as others. */
+  /** Readies what usual requests need, so that the first ones are as fast as others. Called before any request. */
   async warm(): Promise<void> {
     await this.#runner.warm();
   }

@@ -61,12 +61,23 @@ export class Runner implements AsyncDisposable {
     this.#feed = new Feed(model.store, options.lookahead, vocab_size);
   }
 
-  /** Compiles what usual requests need, the largest first. */
+  /** Runs every program of usual requests once, on rows that go nowhere: some drivers compile when a kernel first runs. */
   async warm(): Promise<void> {
     const wishes = { adjust: false, top: false };
-    for (const rows of buckets(this.options.maxBatchedTokens).toReversed()) await this.#body(rows);
-    for (const rows of buckets(this.#headRows).toReversed()) await this.#head(rows, wishes, 0);
-    await this.#alone(wishes);
+    for (const rows of buckets(this.options.maxBatchedTokens).toReversed()) {
+      const program = await this.#body(rows);
+      program.run(this.#noInputs(rows));
+    }
+    for (const rows of buckets(this.#headRows).toReversed()) {
+      const program = await this.#head(rows, wishes, 0);
+      program.run({ ...samplingInputs([], rows), ids: new Uint32Array(rows) });
+      await program.read("tokens");
+    }
+    const program = await this.#alone(wishes);
+    this.#feed.start(0, 0, new Uint32Array(4));
+    program.write({ sampling: new Float32Array(4), sequences: new Uint32Array(1), block_table: this.#table([], 1) });
+    program.run({ slots: Uint32Array.of(NO_SLOT) });
+    await program.read("ring");
   }
 
   /** Runs a step. Returns for each chunk the token chosen after its last one, or the scores of all of its rows, or nothing. */
@@ -124,8 +135,8 @@ export class Runner implements AsyncDisposable {
   ): Record<string, Uint32Array> {
     const count = chunks.reduce((sum, { count }) => sum + count, 0);
     const rows = bucketOf(count, this.options.maxBatchedTokens);
-    const [tokens, positions, sequences] = [0, 1, 2].map(() => new Uint32Array(rows));
-    const [slots, places] = [0, 1].map(() => new Uint32Array(rows).fill(NO_SLOT));
+    const inputs = this.#noInputs(rows);
+    const { tokens, positions, sequences, slots, places } = inputs;
     let [row, place] = [0, choosing.length];
     for (const [index, chunk] of chunks.entries()) {
       const { sequence, from, count } = chunk;
@@ -138,7 +149,14 @@ export class Runner implements AsyncDisposable {
       if (choice >= 0) places[row - 1] = choice;
     }
     const block_table = this.#table(chunks.map(({ sequence }) => sequence.blocks), this.options.maxSequences);
-    return { tokens, positions, sequences, slots, places, block_table };
+    return { ...inputs, block_table };
+  }
+
+  /** Inputs of a body whose rows leave nothing behind. */
+  #noInputs(rows: number) {
+    const [tokens, positions, sequences] = [0, 1, 2].map(() => new Uint32Array(rows));
+    const [slots, places] = [0, 1].map(() => new Uint32Array(rows).fill(NO_SLOT));
+    return { tokens, positions, sequences, slots, places, block_table: this.#table([], this.options.maxSequences) };
   }
 
   async #choose(generations: readonly Generation[]): Promise<TokenLogprob[]> {

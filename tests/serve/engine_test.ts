@@ -4,6 +4,7 @@ import { defaultSampling, type Engine, type Generated, type Sampling } from "../
 import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import { createModel } from "../../model/load.ts";
 import { PlainGenerator } from "../../model/plain_generator.ts";
+import { openDevice } from "../../kernels/gpu/device.ts";
 import { createEngine } from "../../serve/engine.ts";
 import { assertClose } from "../close.ts";
 import { testDevice } from "../harness.ts";
@@ -203,4 +204,21 @@ Deno.test("requests made together get their own answers", async () => {
   for (const length of lengths) alone.push(await all(engine, prompt(length), greedy));
   const together = await Promise.all(lengths.map((length) => all(engine, prompt(length), greedy)));
   together.forEach((made, i) => sameTokens(made, alone[i]));
+});
+
+Deno.test("a warmed engine compiles nothing for usual requests, and answers as one that isn't", async () => {
+  const device = await testDevice();
+  using cold = createModel(device, config, { seed: 11 });
+  await using plain = createEngine(cold);
+  const sampling = { ...greedy, temperature: 0.9, seed: 5, logprobs: 0 };
+  const expected = await all(plain, prompt(40), sampling);
+  using fresh = await openDevice();
+  using model = createModel(fresh, config, { seed: 11 });
+  await using engine = createEngine(model);
+  await engine.warm();
+  const before = fresh.pipelines;
+  assert.ok(before > 0);
+  sameTokens(await all(engine, prompt(40), sampling), expected);
+  await Promise.all([1, 30, 129, 17, 3].map((length) => all(engine, prompt(length), sampling)));
+  assert.equal(fresh.pipelines, before);
 });
