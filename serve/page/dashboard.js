@@ -68,5 +68,6 @@ form.addEventListener("input", draw);
 form.addEventListener("submit", (event) => event.preventDefault());
 new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+setInterval(draw, 20_000); // how long a silent run has been silent
 draw();
 listen();
