@@ -43,6 +43,11 @@ export interface EngineOptions {
   readonly maxBatchedTokens?: number;
   /** Bytes for keys and values. Default: a whole context for each sequence, but no more than 512 MiB or one context. */
   readonly kvMemory?: number;
+  /**
+   * Gives a request the same bits in any company and after preemption: every step takes the time of a full one. Default:
+   * no; then answers agree within rounding, and steps with few rows are shorter.
+   */
+  readonly batchInvariant?: boolean;
 }
 
 /**
@@ -61,6 +66,7 @@ export class CachedEngine implements Engine {
   readonly #readback: Readback;
   readonly #scheduler: Scheduler<Request>;
   readonly #runner: Runner;
+  readonly #invariant: boolean;
   /** Lets messages in: the GPU is waited for without giving the event loop a turn. */
   readonly #nextTurn = createTurns();
   #working: Promise<void> | undefined;
@@ -75,12 +81,13 @@ export class CachedEngine implements Engine {
     if (!(Number.isInteger(tokens) && tokens >= 1)) {
       throw new RangeError(`Cannot read ${tokens} tokens at a time: want a whole number from 1 on`);
     }
+    this.#invariant = options.batchInvariant ?? false;
     const limits = limitsOf(model, options);
     const blocks = new Blocks(blockCount(model, limits.maxSequences, options.kvMemory), BLOCK);
     this.#scheduler = new Scheduler(blocks, limits);
     this.#stepSizes = new Array(Math.ceil(Math.log2(limits.maxBatchedTokens)) + 1).fill(0);
     this.capacity = limits.maxSequences;
-    this.#runner = new Runner(model, blocks, { ...limits, lookahead: tokens });
+    this.#runner = new Runner(model, blocks, { ...limits, lookahead: tokens, invariant: this.#invariant });
   }
 
   get contextLength(): number {
@@ -194,7 +201,7 @@ export class CachedEngine implements Engine {
   /** The next tokens of a generation that runs alone. Penalties rest on the tokens before, which the host counts. */
   #alone(): Chunk<Generation> | undefined {
     const [sequence] = this.#scheduler.running;
-    if (sequence?.kind !== "generation" || sequence.history.wishes.adjust) return undefined;
+    if (this.#invariant || sequence?.kind !== "generation" || sequence.history.wishes.adjust) return undefined;
     const count = Math.min(sequence.lookahead, sequence.most - sequence.made);
     return this.#scheduler.scheduleAlone(count) as Chunk<Generation> | undefined;
   }
@@ -222,9 +229,12 @@ export class CachedEngine implements Engine {
 }
 
 function limitsOf(model: Model, options: EngineOptions): SchedulerLimits {
-  const { maxBatchedTokens, maxSequences = Math.min(64, maxBatchedTokens ?? 64) } = options;
-  const usual = Math.max(maxSequences, model.device.capabilities.cpu ? 128 : 512);
-  return { maxSequences, maxBatchedTokens: maxBatchedTokens ?? usual };
+  const { cpu } = model.device.capabilities;
+  const invariantRows = cpu ? 16 : 64;
+  const most = options.batchInvariant ? invariantRows : 64;
+  const { maxBatchedTokens, maxSequences = Math.min(most, maxBatchedTokens ?? most) } = options;
+  const usual = options.batchInvariant ? invariantRows : cpu ? 128 : 512;
+  return { maxSequences, maxBatchedTokens: maxBatchedTokens ?? Math.max(maxSequences, usual) };
 }
 
 /** Blocks for the memory given, or for a context of each sequence as far as is usual. One binding holds one variable of them. */

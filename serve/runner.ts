@@ -34,6 +34,8 @@ const HIDDEN = "hidden";
 export interface RunnerOptions extends SchedulerLimits {
   /** Tokens of one readback at most, where one sequence runs alone. */
   readonly lookahead: number;
+  /** Whether all steps have the shape of a full one, so that a row's numbers don't depend on how many there are. */
+  readonly invariant: boolean;
 }
 
 /** Bytes that a block takes in the cache of all layers, and in the largest of its variables. */
@@ -64,15 +66,16 @@ export class Runner implements AsyncDisposable {
   /** Runs every program of usual requests once, on rows that go nowhere: some drivers compile when a kernel first runs. */
   async warm(): Promise<void> {
     const wishes = { adjust: false, top: false };
-    for (const rows of buckets(this.options.maxBatchedTokens).toReversed()) {
+    for (const rows of this.#buckets(this.options.maxBatchedTokens)) {
       const program = await this.#body(rows);
       program.run(this.#noInputs(rows));
     }
-    for (const rows of buckets(this.#headRows).toReversed()) {
+    for (const rows of this.#buckets(this.#headRows)) {
       const program = await this.#head(rows, wishes, 0);
       program.run({ ...samplingInputs([], rows), ids: new Uint32Array(rows) });
       await program.read("tokens");
     }
+    if (this.options.invariant) return;
     const program = await this.#alone(wishes);
     this.#feed.start(0, 0, new Uint32Array(4));
     program.write({ sampling: new Float32Array(4), sequences: new Uint32Array(1), block_table: this.#table([], 1) });
@@ -87,7 +90,7 @@ export class Runner implements AsyncDisposable {
     );
     const scoring = chunks.filter((chunk): chunk is Chunk<Scoring> => chunk.sequence.kind === "scoring");
     const rows = chunks.reduce((sum, { count }) => sum + count, 0);
-    const program = await this.#body(bucketOf(rows, this.options.maxBatchedTokens));
+    const program = await this.#body(this.#bucket(rows, this.options.maxBatchedTokens));
     program.run(this.#inputs(chunks, choosing, scoring));
     const chosen = await this.#choose(choosing.map(({ sequence }) => sequence));
     const scores = await this.#score(scoring, choosing.length);
@@ -106,6 +109,16 @@ export class Runner implements AsyncDisposable {
     program.write({ ...inputs, sequences: new Uint32Array(1), block_table: this.#table([sequence.blocks], 1) });
     for (let i = 0; i < count; i++) program.run({ slots: Uint32Array.of(this.#slot(sequence.blocks, from + i)) });
     return await this.#feed.read(program, made, count, sampling.logprobs);
+  }
+
+  /** Rows of the program that takes `count`. */
+  #bucket(count: number, most: number): number {
+    return this.options.invariant ? most : bucketOf(count, most);
+  }
+
+  /** All of them, the largest first. */
+  #buckets(most: number): readonly number[] {
+    return this.options.invariant ? [most] : buckets(most).toReversed();
   }
 
   get #hiddenShape(): readonly number[] {
@@ -134,7 +147,7 @@ export class Runner implements AsyncDisposable {
     scoring: readonly Chunk<Scoring>[],
   ): Record<string, Uint32Array> {
     const count = chunks.reduce((sum, { count }) => sum + count, 0);
-    const rows = bucketOf(count, this.options.maxBatchedTokens);
+    const rows = this.#bucket(count, this.options.maxBatchedTokens);
     const inputs = this.#noInputs(rows);
     const { tokens, positions, sequences, slots, places } = inputs;
     let [row, place] = [0, choosing.length];
@@ -168,7 +181,7 @@ export class Runner implements AsyncDisposable {
         adjust: histories.some(({ wishes }) => wishes.adjust),
         top: histories.some(({ wishes }) => wishes.top),
       };
-      const rows = bucketOf(part.length, this.#headRows);
+      const rows = this.#bucket(part.length, this.#headRows);
       const most = Math.max(...histories.map((history) => history.adjustments().length));
       const entries = wishes.adjust ? bucketOf(Math.max(ENTRIES, most), this.model.config.vocab_size) : 0;
       const program = await this.#head(rows, wishes, entries);
@@ -189,7 +202,7 @@ export class Runner implements AsyncDisposable {
     const k = Math.min(TOP_LOGPROBS, this.model.config.vocab_size);
     for (let from = 0; from < wanted.length; from += this.#headRows) {
       const part = wanted.slice(from, from + this.#headRows);
-      const rows = bucketOf(part.length, this.#headRows);
+      const rows = this.#bucket(part.length, this.#headRows);
       const program = await this.#scorer(rows, k);
       const targets = new Uint32Array(rows);
       targets.set(part.map(({ target }) => target));

@@ -52,6 +52,7 @@ export const fields = {
   ),
   maxSequences: integer(0, "texts of a model that are generated at once; 0 for 64", { min: 0, max: 1024 }),
   maxBatchedTokens: integer(0, "rows of one step: how long a prompt may hold up others; 0 lets the adapter decide"),
+  batchInvariant: flag("the same bits for a request in any company; steps with few rows take as long as full ones"),
   maxQueue: integer(256, "texts that may wait for each model; more get 429"),
 
   maxBody: text("4M", "largest request body"),
@@ -168,7 +169,7 @@ export function operationOf(settings: Settings): OperationOptions {
   };
 }
 
-export function engineOf({ kvMemory, maxSequences, maxBatchedTokens }: Settings): EngineOptions {
+export function engineOf({ kvMemory, maxSequences, maxBatchedTokens, batchInvariant }: Settings): EngineOptions {
   if (maxBatchedTokens > 0 && maxBatchedTokens < maxSequences) {
     throw new UserError(
       `Raise --max-batched-tokens: ${maxSequences} texts at once need as many rows, found ${maxBatchedTokens}`,
@@ -179,5 +180,6 @@ export function engineOf({ kvMemory, maxSequences, maxBatchedTokens }: Settings)
     kvMemory: kvMemory === "" ? undefined : parseBytes(kvMemory, "kv-memory"),
     maxSequences: maxSequences || undefined,
     maxBatchedTokens: maxBatchedTokens || undefined,
+    batchInvariant,
   };
 }

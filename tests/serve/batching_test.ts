@@ -124,6 +124,25 @@ Deno.test("with too few blocks the youngest are computed again, with the same an
   sameAnswers(answers, await alone(open, wanted));
 });
 
+Deno.test("a batch-invariant engine gives the same bits alone, in company and after preemption", async () => {
+  const device = await testDevice();
+  const open = () => createModel(device, config, { seed: 24 });
+  const wanted = asks(10, (i) => [3, 90, 17, 40, 1][i % 5], 30);
+  const bits = (answers: readonly Generated[][]) =>
+    answers.map((made) => made.map(({ token, logprob }) => [token, logprob]));
+  const options = { batchInvariant: true };
+  const { answers } = await together(open, wanted, options);
+  const few = await together(open, wanted, { ...options, kvMemory: 14 * BLOCK_BYTES });
+  assert.ok(few.stats.preemptions > 0, "none was preempted");
+  using model = open();
+  await using engine = createEngine(model, options);
+  await engine.warm();
+  const expected = bits(await oneByOne(engine, wanted));
+  assert.deepEqual(bits(answers), expected);
+  assert.deepEqual(bits(few.answers), expected);
+  assert.equal(engine.stats.stepSizes.length, 5); // up to 16 rows
+});
+
 Deno.test("a shared beginning is computed once", async () => {
   const device = await testDevice();
   using model = createModel(device, config, { seed: 23 });

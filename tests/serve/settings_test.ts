@@ -88,7 +88,12 @@ Deno.test("sizes are bytes with powers of 1,024", async () => {
   ]);
   for (const size of ["", "0", "-1", "4T", "1e9", "M"]) assert.throws(() => parseBytes(size, "x"), UserError);
   const settings = await read(["--kv-memory", "64M", "--max-sequences", "8", "--max-body", "1K"]);
-  assert.deepEqual(engineOf(settings), { kvMemory: 67108864, maxSequences: 8, maxBatchedTokens: undefined });
+  assert.deepEqual(engineOf(settings), {
+    kvMemory: 67108864,
+    maxSequences: 8,
+    maxBatchedTokens: undefined,
+    batchInvariant: false,
+  });
   assert.equal(operationOf(settings).maxBodyBytes, 1024);
   const few = await read(["--max-sequences", "8", "--max-batched-tokens", "4"]);
   assert.throws(() => engineOf(few), (error) => error instanceof UserError && error.exitCode === 2);
