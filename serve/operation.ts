@@ -115,7 +115,8 @@ export class Operation {
     this.metrics.ended(record, { path, method });
     const { failure } = record;
     if (WATCHED.has(record.path) && record.status === 200) return;
-    this.#log[failure === undefined ? "info" : "error"]("request", {
+    const unexpected = failure !== undefined && !(failure instanceof RequestError);
+    this.#log[unexpected ? "error" : "info"]("request", {
       id: record.id,
       method: record.method,
       path: record.path,

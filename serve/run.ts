@@ -93,11 +93,11 @@ async function* merge<T>(generators: readonly AsyncGenerator<T>[]): AsyncGenerat
   }
 }
 
-/** Runs a job to its end: each choice as one piece, in order. */
+/** Runs a job to its end: each choice as one piece, in order; where the signal is aborted, those that had begun. */
 export async function collect(job: Job, signal: AbortSignal): Promise<Delta[]> {
   const parts: Delta[][] = [];
   for await (const delta of run(job, signal)) (parts[delta.index] ??= []).push(delta);
-  return parts.map((deltas) => ({
+  return parts.filter((deltas) => deltas.length > 0).map((deltas) => ({ // aborted, a choice may have none
     ...deltas[deltas.length - 1],
     text: deltas.map(({ text }) => text).join(""),
     tokens: deltas.flatMap(({ tokens }) => tokens),

@@ -171,6 +171,7 @@ Deno.test("a draining app refuses new requests, finishes those under way, and en
   await other.app[Symbol.asyncDispose]();
   const last = readEvents(await long.text()).at(-2)!;
   assert.equal(JSON.parse(last).error.code, "model_unavailable");
+  assert.deepEqual(other.lines.map(({ outcome, level }) => [outcome, level]), [["failed", "info"]]);
 });
 
 Deno.test("each request is one line with what it cost, and no word of its prompt", async () => {
@@ -213,9 +214,17 @@ Deno.test("failures and clients that go are told apart", async () => {
   await reader.read();
   await reader.cancel();
   await until(() => run.lines.length === 3);
+  const leaving = new AbortController();
+  const init = { headers: { "content-type": "application/json" }, signal: leaving.signal };
+  const two = post(run.app, { ...body, prompt: ["a", "b"], max_tokens: 2 }, init).catch(() => {});
+  await until(() => run.engine.calls.length === 5);
+  leaving.abort();
+  await two;
+  await until(() => run.lines.length === 4);
   assert.deepEqual(run.lines.map(({ status, outcome, level }) => [status, outcome, level]), [
     [500, undefined, "error"],
     [200, "failed", "error"],
+    [200, "cancelled", "info"],
     [200, "cancelled", "info"],
   ]);
   assert.match(run.lines[0].error as string, /no more/);
