@@ -2,8 +2,8 @@
  * Blocks of a key/value cache: who holds each, and which hold a prefix that others may share. It knows no sequence and no
  * GPU.
  *
- * Only full blocks are shared, and a full block is never written again, so no write ever meets a block that two hold:
- * what would be copied on write, the last positions of a shared prompt, is computed again, less than a block of rows.
+ * Only full blocks are shared, and a full block is never written again, so no write ever meets a block that two hold.
+ * What a prompt leaves in a block that isn't full, its tail, is copied by those who have the same prompt.
  */
 import { createHash } from "node:crypto";
 
@@ -17,6 +17,8 @@ export class Blocks {
   readonly #references: Uint32Array;
   readonly #keys: (string | undefined)[];
   readonly #published = new Map<string, number>();
+  /** Held blocks that begin with the tail of a prompt. */
+  readonly #tails = new Map<string, number>();
   /** Held by nobody and without a key. */
   readonly #empty: number[];
   /** Held by nobody but published; the least recently used comes first. */
@@ -76,10 +78,22 @@ export class Blocks {
     this.#keys[block] = key;
   }
 
+  /** Makes a tail findable for as long as its block is held. What was written to a block's beginning is not written again. */
+  publishTail(block: number, key: string): void {
+    this.#requireHeld(block, "publish");
+    if (!this.#tails.has(key)) this.#tails.set(key, block);
+  }
+
+  /** The block that begins with a tail; undefined where there is none. */
+  tail(key: string): number | undefined {
+    return this.#tails.get(key);
+  }
+
   /** Ends one hold of a block. */
   release(block: number): void {
     this.#requireHeld(block, "release");
     if (--this.#references[block] > 0) return;
+    for (const [key, held] of this.#tails) if (held === block) this.#tails.delete(key);
     if (this.#keys[block] === undefined) this.#empty.push(block);
     else this.#idle.add(block);
   }
@@ -87,6 +101,7 @@ export class Blocks {
   /** Forgets all that was published, as when their contents are lost. */
   forget(): void {
     this.#published.clear();
+    this.#tails.clear();
     this.#keys.fill(undefined);
     this.#empty.push(...this.#idle);
     this.#idle.clear();

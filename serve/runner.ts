@@ -19,9 +19,11 @@ import { Programs } from "../model/programs.ts";
 import { pairs, readChoices, samplingGraph, samplingInputs, TOP_LOGPROBS, type Wishes } from "../model/sampling.ts";
 import type { Scope } from "../model/scope.ts";
 import type { Blocks } from "./blocks.ts";
+import { copyGraph, copyInputs } from "./copies.ts";
 import { Feed } from "./feed.ts";
 import type { Generation, Request, Scoring } from "./requests.ts";
 import type { Chunk, SchedulerLimits } from "./scheduler.ts";
+import type { BlockCopy } from "./sequence.ts";
 
 /** Rows that the head takes at once: (64, 50304) f32 of logits = 13 MB. */
 const HEAD_ROWS = 64;
@@ -75,6 +77,7 @@ export class Runner implements AsyncDisposable {
       program.run({ ...samplingInputs([], rows), ids: new Uint32Array(rows) });
       await program.read("tokens");
     }
+    await this.#copy([{ from: 0, to: 0, positions: 1 }]);
     if (this.options.invariant) return;
     const program = await this.#alone(wishes);
     this.#feed.start(0, 0, new Uint32Array(4));
@@ -89,6 +92,7 @@ export class Runner implements AsyncDisposable {
       chunk.sequence.kind === "generation" && chunk.last
     );
     const scoring = chunks.filter((chunk): chunk is Chunk<Scoring> => chunk.sequence.kind === "scoring");
+    await this.#copy(chunks.flatMap(({ copy }) => copy ?? []));
     const rows = chunks.reduce((sum, { count }) => sum + count, 0);
     const program = await this.#body(this.#bucket(rows, this.options.maxBatchedTokens));
     program.run(this.#inputs(chunks, choosing, scoring));
@@ -170,6 +174,14 @@ export class Runner implements AsyncDisposable {
     const [tokens, positions, sequences] = [0, 1, 2].map(() => new Uint32Array(rows));
     const [slots, places] = [0, 1].map(() => new Uint32Array(rows).fill(NO_SLOT));
     return { tokens, positions, sequences, slots, places, block_table: this.#table([], this.options.maxSequences) };
+  }
+
+  /** Copies positions from block to block, in all layers. */
+  async #copy(copies: readonly BlockCopy[]): Promise<void> {
+    for (const inputs of copyInputs(copies, this.blocks.size)) {
+      const program = await this.#programs.get("copy", (graph) => copyGraph(graph, this.model.config, this.blocks));
+      program.run(inputs);
+    }
   }
 
   async #choose(generations: readonly Generation[]): Promise<TokenLogprob[]> {

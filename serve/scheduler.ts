@@ -7,7 +7,7 @@
  * no block is free the youngest gives its own back and waits, to be computed again.
  */
 import type { Blocks } from "./blocks.ts";
-import type { Sequence } from "./sequence.ts";
+import type { BlockCopy, Sequence } from "./sequence.ts";
 
 export interface SchedulerLimits {
   /** Sequences that run at once. */
@@ -23,6 +23,8 @@ export interface Chunk<S extends Sequence = Sequence> {
   readonly count: number;
   /** Whether it ends with the last known token, so that the next one is chosen from it. */
   readonly last: boolean;
+  /** To be done before the step's rows. */
+  readonly copy?: BlockCopy;
 }
 
 /** The scheduler; what it schedules counts as computed, so steps run in the order in which they were scheduled. */
@@ -31,6 +33,8 @@ export class Scheduler<S extends Sequence = Sequence> {
   readonly #running: S[] = [];
   /** Oldest first. */
   readonly #waiting: S[] = [];
+  /** Of the step that is being scheduled. */
+  readonly #copies = new Map<S, BlockCopy>();
   #preemptions = 0;
   #reused = 0;
 
@@ -92,8 +96,14 @@ export class Scheduler<S extends Sequence = Sequence> {
   schedule(): Chunk<S>[] {
     const chunks: Chunk<S>[] = [];
     const before = this.#preemptions;
+    this.#copies.clear();
+    for (const sequence of this.#running) sequence.publishTail(this.blocks); // of steps that have run
+    for (const sequence of this.#running) this.#adopt(sequence);
     const decoding = this.#running.filter(({ pending }) => pending === 1).length;
-    const prompts = [...this.#running.filter(({ pending }) => pending > 1), ...this.#admissible()];
+    const admissible = this.#admissible();
+    const followers = this.#followers([...this.#running, ...admissible]);
+    const prompts = [...this.#running.filter(({ pending }) => pending > 1), ...admissible]
+      .filter((sequence) => !followers.has(sequence));
     const shares = divide(
       prompts.map(({ pending }) => pending),
       this.limits.maxBatchedTokens - decoding,
@@ -105,12 +115,33 @@ export class Scheduler<S extends Sequence = Sequence> {
       this.#give(this.#running[i], shareOf(this.#running[i]), chunks);
     }
     if (this.#preemptions > before) return chunks; // who lost its blocks is first in the queue now
-    for (const [i, sequence] of prompts.entries()) {
-      if (!this.#waiting.includes(sequence)) continue;
-      if (shares[i] === 0 || !this.#admit(sequence)) break;
-      this.#give(sequence, shares[i], chunks);
+    for (const sequence of admissible) {
+      const share = shares[prompts.indexOf(sequence)] ?? 0;
+      if ((share === 0 && !followers.has(sequence)) || !this.#admit(sequence)) break;
+      this.#give(sequence, share, chunks);
     }
     return chunks;
+  }
+
+  /** Those whose prompt an older one is about to compute: they wait for what they will copy. */
+  #followers(sequences: readonly S[]): ReadonlySet<S> {
+    const leading = new Set<string>();
+    return new Set(sequences.filter((sequence) => {
+      const key = sequence.beginning ? sequence.tailKey(this.blocks.size) : undefined;
+      if (key === undefined || sequence.pending === 1) return false;
+      if (leading.has(key)) return this.blocks.tail(key) === undefined;
+      leading.add(key);
+      return false;
+    }));
+  }
+
+  /** Holds known blocks of a sequence's tokens, and a copy of its prompt's tail. */
+  #adopt(sequence: S): void {
+    this.#reused += sequence.adopt(this.blocks);
+    const copy = sequence.adoptTail(this.blocks);
+    if (copy === undefined) return;
+    this.#reused += copy.positions;
+    this.#copies.set(sequence, copy);
   }
 
   /**
@@ -147,7 +178,7 @@ export class Scheduler<S extends Sequence = Sequence> {
 
   /** Schedules up to `share` tokens of a running sequence; none where it had to give its blocks back. */
   #give(sequence: S, share: number, chunks: Chunk<S>[]): void {
-    this.#reused += sequence.adopt(this.blocks);
+    this.#adopt(sequence);
     const from = sequence.computed;
     const count = this.#whole(from, Math.min(share, sequence.pending), sequence);
     if (count === 0) return;
@@ -157,7 +188,7 @@ export class Scheduler<S extends Sequence = Sequence> {
       if (youngest === sequence) return;
     }
     sequence.advance(this.blocks, count);
-    chunks.push({ sequence, from, count, last: sequence.pending === 0 });
+    chunks.push({ sequence, from, count, last: sequence.pending === 0, copy: this.#copies.get(sequence) });
   }
 
   /** Chunks end where blocks do, so that others can go on from them, but where that would leave nothing. */

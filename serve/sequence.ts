@@ -6,6 +6,13 @@ export interface SequenceOptions {
   readonly everyRow?: boolean;
 }
 
+/** The first positions of one block are to be copied to another. */
+export interface BlockCopy {
+  readonly from: number;
+  readonly to: number;
+  readonly positions: number;
+}
+
 /** A request's tokens. Of them the first `computed` stand in its blocks, or will when the work scheduled so far is done. */
 export class Sequence {
   readonly tokens: number[];
@@ -14,6 +21,7 @@ export class Sequence {
   readonly everyRow: boolean;
   /** Keys of full blocks, as far as they were asked for. */
   readonly #keys: string[] = [];
+  #tailKey: string | undefined;
   #computed = 0;
   #published = 0;
 
@@ -49,6 +57,41 @@ export class Sequence {
       this.#published++;
     }
     return this.#computed - before;
+  }
+
+  /** Whether it has all of its prompt still or partly to compute, and no token of its own yet. */
+  get beginning(): boolean {
+    return !this.everyRow && this.tokens.length === this.promptLength && this.#computed < this.promptLength;
+  }
+
+  /** Names what the prompt leaves in its last block, but for its last token; undefined where that is nothing. */
+  tailKey(size: number): string | undefined {
+    const full = Math.floor((this.promptLength - 1) / size);
+    if (this.everyRow || full * size === this.promptLength - 1) return undefined;
+    return this.#tailKey ??= blockKey(
+      full === 0 ? "" : this.#key(full - 1, size),
+      this.tokens.slice(full * size, this.promptLength - 1),
+    );
+  }
+
+  /** Lets others find the tail, once it is computed. */
+  publishTail(blocks: Blocks): void {
+    const key = this.tailKey(blocks.size);
+    if (key === undefined || this.#computed < this.promptLength) return;
+    blocks.publishTail(this.blocks[Math.floor((this.promptLength - 1) / blocks.size)], key);
+  }
+
+  /** Takes a block for a copy of a known tail, where that is all that is missing but for the last token, and counts it as computed. */
+  adoptTail(blocks: Blocks): BlockCopy | undefined {
+    const key = this.tailKey(blocks.size);
+    const positions = this.promptLength - 1 - this.#computed;
+    if (!this.beginning || key === undefined || this.#computed % blocks.size !== 0 || positions >= blocks.size) return;
+    const from = positions > 0 ? blocks.tail(key) : undefined;
+    const to = from === undefined ? undefined : blocks.take();
+    if (from === undefined || to === undefined) return undefined;
+    this.blocks.push(to);
+    this.#computed += positions;
+    return { from, to, positions };
   }
 
   /** Takes blocks until they hold so many positions; false where none is free. */

@@ -162,6 +162,17 @@ Deno.test("a shared beginning is computed once", async () => {
   sameAnswers(answers, await alone(() => createModel(device, config, { seed: 23 }), wanted));
 });
 
+Deno.test("choices of one prompt compute it once, its last and partly filled block is copied", async () => {
+  const device = await testDevice();
+  const open = () => createModel(device, config, { seed: 25 });
+  const one = prompt(43, 1); // two blocks, 10 positions, and the last one
+  const wanted = asks(12, () => 1, 20).map(({ sampling }) => ({ prompt: one, sampling }));
+  const { answers, stats } = await together(open, wanted, {});
+  sameAnswers(answers, await alone(open, wanted));
+  assert.equal(stats.reusedTokens, 11 * 42);
+  assert.equal(stats.rows, 43 + 11 + 12 * 19);
+});
+
 Deno.test("an abort frees its blocks at once and changes no other answer", async () => {
   const device = await testDevice();
   const open = () => createModel(device, config, { seed: 24 });

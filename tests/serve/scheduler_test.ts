@@ -87,6 +87,7 @@ class Simulation {
       blocks[Math.floor(position / this.world.blockSize)] * this.world.blockSize + position % this.world.blockSize;
     const text = ({ tokens }: Sequence, position: number) => tokens.slice(0, position + 1).join();
     const written = new Set<number>();
+    this.copy(chunks);
     for (const { sequence, from, count } of chunks) {
       for (let position = from; position < from + count; position++) {
         const at = slot(sequence, position);
@@ -100,6 +101,15 @@ class Simulation {
         assert.equal(this.cache[slot(sequence, position)], text(sequence, position), `position ${position} is cached`);
       }
     }
+  }
+
+  /** All copies read, then all write. */
+  copy(chunks: readonly Chunk[]): void {
+    const { blockSize } = this.world;
+    const copies = chunks.flatMap(({ copy }) => copy ?? []);
+    assert.equal(new Set(copies.map(({ to }) => to)).size, copies.length, "a block is copied to once");
+    const read = copies.map(({ from, positions }) => this.cache.slice(from * blockSize, from * blockSize + positions));
+    copies.forEach(({ to }, i) => this.cache.splice(to * blockSize, read[i].length, ...read[i]));
   }
 
   choose(sequence: Sequence): void {
@@ -206,6 +216,16 @@ Deno.test("a shared prefix is computed once, at the same time or later", () => {
   simulation.run(wishes);
   assert.equal(simulation.rows, 41 + 4, "all but the last position once");
   assert.equal(simulation.scheduler.reused, 4 * 40);
+});
+
+Deno.test("choices of one prompt compute it once: full blocks are shared, what is left is copied, at the same time or later", () => {
+  const simulation = new Simulation({ blockSize: 4, blockCount: 100, maxSequences: 8, maxBatchedTokens: 16 });
+  const prompt = Array.from({ length: 43 }, (_, i) => i % 5); // 10 blocks, 2 positions, and the last one
+  const wishes = [0, 0, 0, 2, 4].map((arrival): Wish => ({ prompt, maxTokens: 6, arrival }));
+  simulation.run(wishes);
+  for (const wish of wishes) assert.deepEqual(simulation.answers.get(wish), alone(wish));
+  assert.equal(simulation.rows, 43 + 4 + 5 * 5, "the prompt once, its last position for each, and what was chosen");
+  assert.equal(simulation.scheduler.reused, 4 * 42);
 });
 
 Deno.test("a long prompt holds up neither those that decode nor a short one", () => {
