@@ -115,13 +115,24 @@ Deno.test("two processes, undisturbed", async () => {
   });
 });
 
+/** The newest whole checkpoint, once the one that may be being written is whole too; a rank that stands still writes none after it. */
+async function newestCheckpoint(run: string): Promise<string> {
+  for (let turn = 0;; turn++) {
+    const names = await checkpoints(run);
+    if (turn === 40 || !names.some((name) => name.includes(".tmp-"))) {
+      return names.filter((name) => /^step-\d+$/.test(name)).at(-1)!;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 Deno.test("a rank that is killed, with the newest checkpoint cut short: the one before is gone on from", async () => {
   await inFolder(async (training) => {
     const { code, said } = await train(training, ANEW(training), {
       async fault() {
         await reached(training, 14);
         await signal(training, 1, "SIGSTOP");
-        const newest = (await checkpoints(training.run)).filter((name) => name.startsWith("step-")).at(-1)!;
+        const newest = await newestCheckpoint(training.run);
         assert.ok(newest >= "step-000012");
         await Deno.truncate(join(training.run, "checkpoints", newest, "model.safetensors"), 5000);
         await signal(training, 1, "SIGKILL");
