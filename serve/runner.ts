@@ -19,6 +19,7 @@ import { Programs } from "../model/programs.ts";
 import { pairs, readChoices, samplingGraph, samplingInputs, TOP_LOGPROBS, type Wishes } from "../model/sampling.ts";
 import type { Scope } from "../model/scope.ts";
 import type { Blocks } from "./blocks.ts";
+import { bucketOf, buckets } from "./buckets.ts";
 import { copyGraph, copyInputs } from "./copies.ts";
 import { Feed } from "./feed.ts";
 import type { Generation, Request, Scoring } from "./requests.ts";
@@ -296,15 +297,4 @@ export class Runner implements AsyncDisposable {
 /** Rows `from` on of `hidden`; the padding takes the first again. */
 function ids(from: number, rows: number, part: readonly unknown[]): { ids: Uint32Array } {
   return { ids: Uint32Array.from({ length: rows }, (_, row) => row < part.length ? from + row : from) };
-}
-
-/** The smallest power of two that holds `count`, or `most` where that is less. */
-export function bucketOf(count: number, most: number): number {
-  return Math.min(2 ** Math.ceil(Math.log2(count)), most);
-}
-
-/** All buckets up to `most`. */
-function buckets(most: number): number[] {
-  const powers = Array.from({ length: Math.ceil(Math.log2(most)) }, (_, i) => 2 ** i);
-  return [...powers, most];
 }
