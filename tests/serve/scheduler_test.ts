@@ -76,6 +76,9 @@ class Simulation {
     }
     for (const { sequence, count } of chunks) {
       this.rowsOf.set(sequence, (this.rowsOf.get(sequence) ?? 0) + count);
+    }
+    // Who waits for an older one's copy is in, though its first row comes later.
+    for (const sequence of this.scheduler.running) {
       const wish = this.wishes.get(sequence)!;
       if (!this.admitted.includes(wish)) this.admitted.push(wish);
     }
