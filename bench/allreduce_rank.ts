@@ -3,7 +3,7 @@ import { BUCKET_BYTES } from "../train/buckets.ts";
 import type { Wire } from "../train/job.ts";
 import { openPosixRegion } from "../train/posix_memory.ts";
 import { regionBytes, sharedCommunicator, type SharedRegion, threadRegion } from "../train/shared_memory.ts";
-import { TextLineStream } from "./lines.ts";
+import { TextLineStream } from "../model/lines.ts";
 
 export interface Place {
   readonly rank: number;

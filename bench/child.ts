@@ -2,7 +2,7 @@
  * A contender in a process of its own. It prints one JSON object a line: `{ ready: {…} }` when it has warmed up, then for
  * each line it reads `{ ms }`. Whatever else it prints is passed over. It knows no peer.
  */
-import { TextLineStream } from "./lines.ts";
+import { TextLineStream } from "../model/lines.ts";
 import type { Contender } from "./harness.ts";
 
 export interface ChildOptions {

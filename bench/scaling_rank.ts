@@ -5,7 +5,7 @@ import { createModel } from "../model/load.ts";
 import { openPosixRegion } from "../train/posix_memory.ts";
 import { regionBytes, sharedCommunicator } from "../train/shared_memory.ts";
 import { compileStep } from "../train/step.ts";
-import { TextLineStream } from "./lines.ts";
+import { TextLineStream } from "../model/lines.ts";
 import { CLIP, configOf } from "./step.ts";
 import { OPTIMIZER, type StepWork, tokenAt } from "./work.ts";
 

@@ -1,7 +1,7 @@
 /** A server in a process of its own, and a client that times each token of a stream. It knows no bench. */
 import { fileURLToPath } from "node:url";
 import { EventSourceParserStream } from "eventsource-parser/stream";
-import { TextLineStream } from "./lines.ts";
+import { TextLineStream } from "../model/lines.ts";
 
 export interface Served extends AsyncDisposable {
   readonly url: string;

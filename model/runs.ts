@@ -6,28 +6,31 @@ import { explainIo } from "./files.ts";
 /** Where runs stand unless they are told otherwise. */
 export const RUNS = "runs";
 
+/** In a run's folder: the name of its latest checkpoint. */
+const LATEST = join("checkpoints", "latest");
+
 /** The run under `root` that wrote a checkpoint last. @throws UserError where there is none. */
 export async function newestTrained(root = RUNS): Promise<string> {
-  const runs = await Promise.all((await runNames(root)).map(async (name) => {
-    const latest = join(root, name, "checkpoints", "latest");
-    return { name, time: await Deno.stat(latest).then(({ mtime }) => Number(mtime), () => 0) };
-  }));
-  const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { name: "", time: 0 });
-  if (newest.time > 0) return join(root, newest.name);
+  const newest = await newestBy([LATEST], root);
+  if (newest !== undefined) return newest;
   throw new UserError(`Train a model first (deno task train) or give one with --model: ${root} holds no checkpoint`);
 }
 
 /** The run under `root` that was worked on last, trained far enough for a checkpoint or not. @throws UserError where there is none. */
 export async function newestRun(root = RUNS): Promise<string> {
+  const newest = await newestBy(["config.json", "metrics.jsonl", LATEST], root);
+  if (newest !== undefined) return newest;
+  throw new UserError(`No run found in ${root}: start one with \`deno task train\``);
+}
+
+/** The run under `root` that wrote one of these files last; undefined where none has. */
+async function newestBy(files: readonly string[], root: string): Promise<string | undefined> {
   const runs = await Promise.all((await runNames(root)).map(async (name) => {
-    const times = await Promise.all(["config.json", "metrics.jsonl", "checkpoints/latest"].map((file) => {
-      return Deno.stat(join(root, name, file)).then(({ mtime }) => Number(mtime), () => 0);
-    }));
-    return { folder: join(root, name), time: Math.max(...times) };
+    const folder = join(root, name);
+    const times = files.map((file) => Deno.stat(join(folder, file)).then(({ mtime }) => Number(mtime), () => 0));
+    return { folder, time: Math.max(...await Promise.all(times)) };
   }));
-  const newest = runs.reduce((a, b) => b.time > a.time ? b : a, { folder: "", time: 0 });
-  if (newest.time === 0) throw new UserError(`No run found in ${root}: start one with \`deno task train\``);
-  return newest.folder;
+  return runs.reduce((a, b) => b.time > a.time ? b : a, { folder: undefined as string | undefined, time: 0 }).folder;
 }
 
 /** Names of the folders under `root`; none where it is missing. */
@@ -43,7 +46,7 @@ export async function runNames(root = RUNS): Promise<string[]> {
 
 /** The folder of the model that `folder` stands for: a run's latest checkpoint, else the folder itself. */
 export async function modelFolder(folder: string): Promise<string> {
-  const latest = join(folder, "checkpoints", "latest");
+  const latest = join(folder, LATEST);
   const name = await Deno.readTextFile(latest).catch((error) => {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return undefined;
     throw explainIo("read", latest, error);

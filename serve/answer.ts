@@ -49,7 +49,7 @@ export async function answer<Whole>(c: Context, asked: Job, form: Form<Whole>, o
   const choices = await collect(job, AbortSignal.any([client, limit.signal]));
   for (const choice of choices) record.take(choice.generated, choice.finish);
   limit.check();
-  if (client.aborted) record.cancel();
+  record.cancelled = client.aborted;
   return c.json(await form.whole(choices, usageOf(job, generatedIn(choices))), 200);
 }
 
@@ -72,7 +72,7 @@ async function* events<Whole>({ job, form, limit, record, held, client }: Stream
     yield* form.events(delta);
   }
   limit.check();
-  if (client.aborted) record.cancel();
+  record.cancelled = client.aborted;
   if (job.request.stream_options?.include_usage) yield form.usage(usageOf(job, total));
 }
 

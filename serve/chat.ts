@@ -2,7 +2,7 @@
 import { Template } from "@huggingface/jinja";
 import { join } from "node:path";
 import { UserError } from "../model/errors.ts";
-import { explainIo } from "../model/files.ts";
+import { exists, explainIo } from "../model/files.ts";
 import { RequestError } from "./errors.ts";
 
 /** A message as templates see it. */
@@ -57,8 +57,7 @@ export async function readChat(
   if (given === CHATML_NAME) return createChat({ default: CHATML }, config, CHATML_NAME, [CHATML_END]);
   if (given !== undefined) return createChat({ default: await read(given) }, config, given);
   const beside = join(folder, "chat_template.jinja");
-  const text = await readIfThere(beside);
-  if (text !== undefined) return createChat({ default: text }, config, beside);
+  if (await exists(beside)) return createChat({ default: await read(beside) }, config, beside);
   const path = join(folder, "tokenizer_config.json");
   const templates = templatesOf(config.chat_template, path);
   return templates && createChat(templates, config, path);
@@ -68,15 +67,6 @@ async function read(path: string): Promise<string> {
   try {
     return await Deno.readTextFile(path);
   } catch (error) {
-    throw explainIo("read chat template", path, error);
-  }
-}
-
-async function readIfThere(path: string): Promise<string | undefined> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
     throw explainIo("read chat template", path, error);
   }
 }

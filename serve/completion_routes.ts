@@ -1,22 +1,16 @@
 /** `POST /v1/completions`: a request becomes a job. It knows no engine and makes no text. */
-import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
+import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import { answer } from "./answer.ts";
 import { completionForm } from "./completions.ts";
 import { prepare } from "./job.ts";
 import type { Operation } from "./operation.ts";
-import { checkRequest, Completion, CompletionRequest, errors, json } from "./protocol.ts";
+import { answers, checkRequest, Completion, CompletionRequest, json } from "./protocol.ts";
 
 const completionsRoute = createRoute({
   method: "post",
   path: "/v1/completions",
   request: { body: { ...json(CompletionRequest, "What to go on from"), required: true } },
-  responses: {
-    200: {
-      content: { "application/json": { schema: Completion }, "text/event-stream": { schema: z.string() } },
-      description: "The completion; with `stream`, as events that end in `data: [DONE]`",
-    },
-    ...errors,
-  },
+  responses: answers(Completion, "The completion"),
 });
 
 export function addCompletions(app: OpenAPIHono, operation: Operation): void {

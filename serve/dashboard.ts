@@ -1,7 +1,6 @@
 /** Runs as a page: their curves live, by server-sent events, from their folders alone. It trains nothing and knows no model. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type Context, Hono } from "hono";
-import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import uplotStyle from "uplot/dist/uPlot.min.css" with { type: "text" };
 import uplot from "uplot/dist/uPlot.iife.min.js" with { type: "text" };
 import { UserError } from "../model/errors.ts";
@@ -14,6 +13,7 @@ import details from "./page/details.js" with { type: "text" };
 import icon from "./page/icon.svg" with { type: "text" };
 import style from "./page/style.css" with { type: "text" };
 import theme from "./page/theme.js" with { type: "text" };
+import { streamEvents, type WriteEvents } from "./events.ts";
 import { RunReader } from "./run_reader.ts";
 import { readStatus, type RunStatus } from "./run_status.ts";
 import { addFiles } from "./static.ts";
@@ -90,20 +90,12 @@ export function createDashboard(runs: ShownRuns, closing: AbortSignal, options: 
 
 function sendNews(c: Context, runs: ShownRuns, closing: AbortSignal, options: DashboardOptions): Response {
   const { every = 500, ping = 15_000 } = options;
-  const hungUp = new AbortController();
-  const over = AbortSignal.any([closing, hungUp.signal]);
   const positions = (c.req.header("Last-Event-ID") ?? "").split(",");
-  c.header("X-Accel-Buffering", "no"); // proxies must not collect events
-  return streamSSE(c, async (stream) => {
-    stream.onAbort(() => hungUp.abort());
-    const news = new News(runs, positions, stream);
-    let last = performance.now();
+  return streamEvents(c, ping, async (send, hungUp) => {
+    const over = AbortSignal.any([closing, hungUp]);
+    const news = new News(runs, positions, hungUp, send);
     while (!over.aborted) {
-      if (await news.send()) last = performance.now();
-      else if (performance.now() - last >= ping) {
-        await stream.write(": ping\n\n");
-        last = performance.now();
-      }
+      await news.send();
       await delay(every, undefined, { signal: over }).catch(() => {});
     }
   });
@@ -114,26 +106,25 @@ class News {
   readonly #readers: RunReader[] = [];
   #said = "";
 
-  constructor(readonly runs: ShownRuns, readonly positions: readonly string[], readonly stream: SSEStreamingApi) {}
+  constructor(
+    readonly runs: ShownRuns,
+    readonly positions: readonly string[],
+    readonly hungUp: AbortSignal,
+    readonly write: Parameters<WriteEvents>[0],
+  ) {}
 
-  /** @returns whether there was any. */
-  async send(): Promise<boolean> {
+  async send(): Promise<void> {
     const statuses = JSON.stringify(await this.runs.statuses());
-    const changed = statuses !== this.#said;
-    this.#said = statuses;
-    if (changed) await this.stream.writeSSE({ event: "runs", data: statuses });
+    if (statuses !== this.#said) await this.write({ event: "runs", data: this.#said = statuses });
     for (const folder of this.runs.folders.slice(this.#readers.length)) {
       this.#readers.push(new RunReader(folder, this.positions[this.#readers.length]));
     }
-    let came = false;
     for (const [run, reader] of this.#readers.entries()) {
       for await (const batch of reader.read()) {
-        if (this.stream.aborted) return came;
-        came = true;
+        if (this.hungUp.aborted) return;
         const id = this.#readers.map(({ position }) => position).join(",");
-        await this.stream.writeSSE({ event: "records", id, data: JSON.stringify({ run, ...batch }) });
+        await this.write({ event: "records", id, data: JSON.stringify({ run, ...batch }) });
       }
     }
-    return came || changed;
   }
 }

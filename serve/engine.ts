@@ -71,7 +71,6 @@ export class CachedEngine implements Engine {
   readonly #nextTurn = createTurns();
   #working: Promise<void> | undefined;
   #closed = false;
-  #steps = 0;
   #rows = 0;
   readonly #stepSizes: number[];
 
@@ -105,7 +104,7 @@ export class CachedEngine implements Engine {
       waiting: waiting.length,
       blocks: blocks.count,
       freeBlocks: blocks.free,
-      steps: this.#steps,
+      steps: this.#stepSizes.reduce((sum, count) => sum + count, 0),
       rows: this.#rows,
       stepSizes: [...this.#stepSizes],
       reusedTokens: reused,
@@ -179,7 +178,6 @@ export class CachedEngine implements Engine {
     const alone = this.#alone();
     const chunks = alone ? [alone] : this.#scheduler.schedule();
     if (chunks.length === 0) return; // those that were left have gone
-    this.#steps++;
     const rows = chunks.reduce((sum, { count }) => sum + count, 0);
     this.#rows += rows;
     this.#stepSizes[Math.ceil(Math.log2(rows))]++;
@@ -230,10 +228,8 @@ export class CachedEngine implements Engine {
 
 function limitsOf(model: Model, options: EngineOptions): SchedulerLimits {
   const { cpu } = model.device.capabilities;
-  const invariantRows = cpu ? 16 : 64;
-  const most = options.batchInvariant ? invariantRows : 64;
-  const { maxBatchedTokens, maxSequences = Math.min(most, maxBatchedTokens ?? most) } = options;
-  const usual = options.batchInvariant ? invariantRows : cpu ? 128 : 512;
+  const usual = options.batchInvariant ? (cpu ? 16 : 64) : cpu ? 128 : 512;
+  const { maxBatchedTokens, maxSequences = Math.min(64, usual, maxBatchedTokens ?? usual) } = options;
   return { maxSequences, maxBatchedTokens: maxBatchedTokens ?? Math.max(maxSequences, usual) };
 }
 

@@ -1,8 +1,34 @@
-/** Server-sent events of an answer: data as it comes, comments while nothing does, errors in their place. It knows no route. */
+/** Server-sent events: data as it comes, comments while nothing does, errors in their place. It knows no route. */
 import type { Context } from "hono";
-import { streamSSE } from "hono/streaming";
+import { type SSEMessage, streamSSE } from "hono/streaming";
 import { toRequestError } from "./errors.ts";
 import type { RequestRecord } from "./record.ts";
+
+/** What writes a stream: sends events until it returns; `hungUp` is aborted when the client goes. */
+export type WriteEvents = (send: (event: SSEMessage) => Promise<void>, hungUp: AbortSignal) => Promise<void>;
+
+/**
+ * Streams events.
+ *
+ * @param ping milliseconds without an event after which a comment says that the connection lives.
+ */
+export function streamEvents(c: Context, ping: number, write: WriteEvents): Response {
+  const hungUp = new AbortController();
+  c.header("X-Accel-Buffering", "no"); // proxies must not collect events
+  return streamSSE(c, async (stream) => {
+    stream.onAbort(() => hungUp.abort());
+    let silent = true;
+    const pings = setInterval(() => {
+      if (silent) stream.write(": ping\n\n");
+      silent = true;
+    }, ping);
+    try {
+      await write((event) => (silent = false, stream.writeSSE(event)), hungUp.signal);
+    } finally {
+      clearInterval(pings);
+    }
+  });
+}
 
 export interface EventOptions {
   /** Milliseconds without an event after which a comment says that the connection lives. Default: 15 s. */
@@ -12,7 +38,7 @@ export interface EventOptions {
 }
 
 /**
- * Streams events, each one line of JSON, and `[DONE]` after the last. What fails on the way is the last event but that.
+ * Streams an answer's events, each one line of JSON, and `[DONE]` after the last. What fails on the way is the last event but that.
  *
  * @param make starts the events; its signal is aborted when the client hangs up.
  */
@@ -21,26 +47,17 @@ export function sendEvents(
   make: (hungUp: AbortSignal) => AsyncIterable<unknown>,
   { ping = 15_000, record }: EventOptions = {},
 ): Response {
-  const hungUp = new AbortController();
-  record?.stream();
-  c.header("X-Accel-Buffering", "no"); // proxies must not collect events
-  return streamSSE(c, async (stream) => {
-    stream.onAbort(() => hungUp.abort());
-    let silent = true;
-    const pings = setInterval(() => {
-      if (silent) stream.write(": ping\n\n");
-      silent = true;
-    }, ping);
-    const send = (data: unknown) => (silent = false, stream.writeSSE({ data: JSON.stringify(data) }));
+  if (record) record.streaming = true;
+  return streamEvents(c, ping, async (send, hungUp) => {
+    const sendJson = (data: unknown) => send({ data: JSON.stringify(data) });
     try {
-      for await (const event of make(hungUp.signal)) await send(event);
+      for await (const event of make(hungUp)) await sendJson(event);
     } catch (error) {
-      record?.fail(error);
-      await send(toRequestError(error).body);
+      if (record) record.failure = error;
+      await sendJson(toRequestError(error).body);
     } finally {
-      clearInterval(pings);
       record?.end();
     }
-    await stream.writeSSE({ data: "[DONE]" });
+    await send({ data: "[DONE]" });
   });
 }

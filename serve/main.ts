@@ -15,6 +15,7 @@ import {
 import { type AdapterChoice, chooseAdapters, leftOut, listAdapters } from "../kernels/gpu/adapters.ts";
 import { UserError } from "../model/errors.ts";
 import { writeAllSync } from "../model/files.ts";
+import { TextLineStream } from "../model/lines.ts";
 import { weightFormats } from "../model/scope.ts";
 import { reportFailure } from "../model/report.ts";
 import { newestRun as newestFolder } from "../model/runs.ts";
@@ -217,12 +218,8 @@ async function dashboard(args: readonly string[]): Promise<void> {
 /** Hears lines of standard input until it closes, as it does when whoever holds it ends. */
 async function untilClosed(hear: (line: string) => void): Promise<void> {
   Deno.addSignalListener("SIGINT", () => {}); // a terminal's Ctrl-C means the one who holds it
-  let rest = "";
-  for await (const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split("\n");
-    rest = lines.pop()!;
-    lines.filter((line) => line !== "").forEach(hear);
-  }
+  const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).pipeThrough(new TextLineStream());
+  for await (const line of lines) if (line !== "") hear(line);
 }
 
 const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {

@@ -11,6 +11,7 @@ import { createLog, type Log } from "./log.ts";
 import { Metrics, OTHER } from "./metrics.ts";
 import type { Models } from "./models.ts";
 import { type RequestRecord, UnderWay } from "./record.ts";
+import { within } from "./within.ts";
 
 /** Everything may be left out: then nobody is asked for a key, and only limits that protect the process hold. */
 export interface OperationOptions {
@@ -90,10 +91,7 @@ export class Operation {
   /** Takes no more requests, and waits for those under way, so many seconds at most. */
   async drain(seconds: number): Promise<void> {
     this.#draining = true;
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, seconds * 1000);
-    await Promise.race([this.#underWay.idle(), late.promise]);
-    clearTimeout(timer);
+    await within(this.#underWay.idle(), seconds * 1000);
   }
 
   /** Takes no more requests and ends those under way. */
@@ -128,7 +126,7 @@ export class Operation {
       prompt_tokens: record.model && record.promptTokens,
       completion_tokens: record.model && record.completionTokens,
       finish: record.finishes.length > 0 ? record.finishes : undefined,
-      prompts: this.options.logPrompts && record.prompts.length > 0 ? record.prompts : undefined,
+      prompts: record.prompts.length > 0 ? record.prompts : undefined,
       error: failure === undefined ? undefined : describe(failure),
     });
   }
@@ -159,17 +157,9 @@ function readBody(maxBytes: number, seconds: number): MiddlewareHandler {
 }
 
 async function inTime(read: () => Promise<unknown>, seconds: number): Promise<void> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => {
-    const headers = { Connection: "close" };
-    late.reject(new RequestError(408, `Send the whole body within ${seconds} s`, null, "body_timeout", headers));
-  }, seconds * 1000);
-  try {
-    await Promise.race([read(), late.promise]);
-  } catch (error) {
-    if (error instanceof RequestError) throw error;
-    throw new RequestError(400, "Send the whole body: its end didn't come");
-  } finally {
-    clearTimeout(timer);
-  }
+  const whole = await within(read(), seconds * 1000).catch((error) => {
+    throw error instanceof RequestError ? error : new RequestError(400, "Send the whole body: its end didn't come");
+  });
+  if (whole) return;
+  throw new RequestError(408, `Send the whole body within ${seconds} s`, null, "body_timeout", { Connection: "close" });
 }

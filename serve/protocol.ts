@@ -12,6 +12,15 @@ export const json = <T extends z.ZodType>(schema: T, description: string) => ({
 /** What every route may answer instead. */
 export const errors = { default: json(ErrorBody, "What is wrong, and with which parameter") };
 
+/** What a route that makes text answers. */
+export const answers = <T extends z.ZodType>(schema: T, description: string) => ({
+  200: {
+    content: { "application/json": { schema }, "text/event-stream": { schema: z.string() } },
+    description: `${description}; with \`stream\`, as events that end in \`data: [DONE]\``,
+  },
+  ...errors,
+});
+
 const isText = (value: unknown) => typeof value === "string";
 const isTokens = (value: unknown) => Array.isArray(value) && value.length > 0 && value.every(isToken);
 

@@ -14,17 +14,19 @@ export class RequestRecord {
   promptTokens = 0;
   completionTokens = 0;
   readonly finishes: string[] = [];
-  /** What failed on the server. */
+  /** What ended the answer early. */
   failure: unknown;
-  #cancelled = false;
-  #failed = false;
-  #streaming = false;
+  /** Whether nobody was there to read the answer. */
+  cancelled = false;
+  /** Whether the answer goes on after its head is sent. */
+  streaming = false;
 
-  constructor(readonly id: string, readonly method: string, readonly path: string, readonly onEnd: () => void) {}
+  /** @param end called once the answer is over. */
+  constructor(readonly id: string, readonly method: string, readonly path: string, readonly end: () => void) {}
 
   get outcome(): Outcome {
-    if (this.#cancelled) return "cancelled";
-    return this.#failed ? "failed" : `${this.status}`;
+    if (this.cancelled) return "cancelled";
+    return this.streaming && this.failure !== undefined ? "failed" : `${this.status}`;
   }
 
   get seconds(): number {
@@ -40,29 +42,6 @@ export class RequestRecord {
   take(tokens: number, finish: string | null): void {
     this.completionTokens += tokens;
     if (finish !== null) this.finishes.push(finish);
-  }
-
-  /** Nobody is there to read the answer. */
-  cancel(): void {
-    this.#cancelled = true;
-  }
-
-  fail(error: unknown): void {
-    this.#failed = true;
-    this.failure = error;
-  }
-
-  /** The answer goes on after its head is sent; `end` is called when it is over. */
-  stream(): void {
-    this.#streaming = true;
-  }
-
-  get streaming(): boolean {
-    return this.#streaming;
-  }
-
-  end(): void {
-    this.onEnd();
   }
 }
 

@@ -10,6 +10,7 @@ import {
   type Scores,
   type ToWorker,
 } from "./wire.ts";
+import { within } from "./within.ts";
 
 /** How long a Worker may take to close by itself, in milliseconds. */
 const closingTime = 3000;
@@ -171,10 +172,7 @@ export class RemoteEngine implements FragileEngine {
     const wire = this.#wire;
     if (!wire.gone) {
       wire.post({ type: "close" });
-      const late = Promise.withResolvers<void>();
-      const timer = setTimeout(late.resolve, closingTime);
-      await Promise.race([wire.general.next(), late.promise]);
-      clearTimeout(timer);
+      await within(wire.general.next(), closingTime);
       wire.lose(new Error("The engine is closed"));
     }
     wire.worker.terminate();

@@ -61,7 +61,7 @@ export class Sequence {
 
   /** Whether it has all of its prompt still or partly to compute, and no token of its own yet. */
   get beginning(): boolean {
-    return !this.everyRow && this.tokens.length === this.promptLength && this.#computed < this.promptLength;
+    return this.tokens.length === this.promptLength && this.#computed < this.promptLength;
   }
 
   /** Names what the prompt leaves in its last block, but for its last token; undefined where that is nothing. */
@@ -86,9 +86,10 @@ export class Sequence {
     const key = this.tailKey(blocks.size);
     const positions = this.promptLength - 1 - this.#computed;
     if (!this.beginning || key === undefined || this.#computed % blocks.size !== 0 || positions >= blocks.size) return;
-    const from = positions > 0 ? blocks.tail(key) : undefined;
-    const to = from === undefined ? undefined : blocks.take();
-    if (from === undefined || to === undefined) return undefined;
+    const from = blocks.tail(key);
+    if (from === undefined) return undefined;
+    const to = blocks.take();
+    if (to === undefined) return undefined;
     this.blocks.push(to);
     this.#computed += positions;
     return { from, to, positions };

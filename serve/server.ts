@@ -4,6 +4,7 @@ import { UserError } from "../model/errors.ts";
 import { type AppOptions, createApp } from "./app.ts";
 import { createLoadingApp } from "./loading.ts";
 import type { Models } from "./models.ts";
+import { within } from "./within.ts";
 
 export interface ServerOptions extends AppOptions {
   readonly hostname: string;
@@ -62,10 +63,7 @@ export function listen(
 }
 
 export async function shutDown(server: Deno.HttpServer): Promise<void> {
-  const late = Promise.withResolvers<void>();
-  const timer = setTimeout(late.resolve, closingTime);
-  await Promise.race([server.shutdown(), late.promise]);
-  clearTimeout(timer);
+  await within(server.shutdown(), closingTime);
 }
 
 /** Where a client on this machine reaches a server. */

@@ -1,6 +1,6 @@
 /** A peer's side of the conversation with the bench: says that it is ready, then runs once for each line it reads. */
 import config from "./deno.json" with { type: "json" };
-import { TextLineStream } from "../lines.ts";
+import { TextLineStream } from "../../model/lines.ts";
 
 /** The adapter that WebGPU gives where asked for the fastest, as every library here asks. */
 export async function adapterName(): Promise<string | undefined> {

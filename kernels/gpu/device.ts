@@ -250,11 +250,6 @@ export class Device implements Disposable {
     }
   }
 
-  /** Pipelines compiled so far. */
-  get pipelines(): number {
-    return this.#pipelines.size;
-  }
-
   /** Compiles a shader's `main` once per text and layout. Throws an Error with the compiler's message. */
   async pipeline(
     label: string,

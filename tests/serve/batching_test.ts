@@ -1,31 +1,17 @@
 /** Many requests at once on a GPU: each gets its answer alone, with few blocks too; prefixes are shared, aborts leak nothing. */
 import assert from "node:assert/strict";
 import { defaultSampling, type Generated, type Sampling } from "../../model/generate.ts";
-import { type Gpt2Config, gpt2Defaults } from "../../model/gpt2_config.ts";
 import { createModel, loadModel } from "../../model/load.ts";
 import type { Model } from "../../model/model.ts";
 import { type CachedEngine, createEngine, type EngineOptions } from "../../serve/engine.ts";
 import { assertClose } from "../close.ts";
 import { testDevice } from "../harness.ts";
+import { config, TOLERANCE } from "./small_model.ts";
 
 const FIXTURE = "tests/fixtures/gpt2-tiny";
 
-/** Weights large enough that tokens differ. */
-const config: Gpt2Config = {
-  ...gpt2Defaults,
-  vocab_size: 193,
-  n_positions: 150,
-  n_embd: 48,
-  n_head: 3,
-  n_layer: 2,
-  initializer_range: 0.3,
-};
-
 /** Bytes of a block: keys and values of 16 positions in both layers. */
 const BLOCK_BYTES = 2 * 2 * 16 * 48 * 4;
-
-// Log-probabilities are differences of sums of size 10 over about 500 f32 roundings.
-const TOLERANCE = { atol: 1e-4, rtol: 1e-5 };
 
 interface Ask {
   readonly prompt: Uint32Array;

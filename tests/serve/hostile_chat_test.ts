@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { readChat } from "../../serve/chat.ts";
-import { type Mocked, post, readEvents, serveMock } from "./serving.ts";
+import { inForm } from "./in_form.ts";
+import { type Mocked, post, serveMock } from "./serving.ts";
 
 const anything = fc.oneof(
   fc.jsonValue(),
@@ -46,16 +47,7 @@ const TEMPLATE =
 
 async function answered(mock: Mocked, body: unknown, path: string): Promise<number> {
   const response = await post(mock.app, body, {}, path);
-  const answer = await response.text();
-  assert.ok(response.status < 500, answer);
-  if (response.headers.get("content-type")?.startsWith("text/event-stream")) {
-    const events = readEvents(answer);
-    assert.equal(events.pop(), "[DONE]");
-    for (const event of events) assert.ok(!("error" in JSON.parse(event)), event);
-  } else if (response.status !== 200) {
-    const { error } = JSON.parse(answer);
-    assert.ok(typeof error.message === "string" && error.type === "invalid_request_error", answer);
-  }
+  await inForm(response);
   return response.status;
 }
 

@@ -1,4 +1,4 @@
-/** A stream of text cut into lines. */
+/** A stream of text cut into lines; what follows the last line break is a line too, where there is anything. */
 export class TextLineStream extends TransformStream<string, string> {
   constructor() {
     let rest = "";
